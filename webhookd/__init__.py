@@ -1,11 +1,12 @@
 """webhookd receives Authorize.Net webhooks: durable before the 200, each one's effects exactly once.
 
 Users' handler modules import these names: `from webhookd import on, lifespan, Event, Permanent, Retry, Retryable`, and for
-annotations `Connection`, the asyncpg connection that a handler gets.
+annotations `Details` and `Connection`, the asyncpg connection that a handler gets.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from webhookd.authorizenet.details import Details
 from webhookd.errors import Permanent, Retryable
 from webhookd.event import Event
 from webhookd.process.handlers import lifespan, on
@@ -14,7 +15,7 @@ from webhookd.process.retry import Retry
 if TYPE_CHECKING:
     from webhookd.store.pools import Connection
 
-__all__ = ["Connection", "Event", "Permanent", "Retry", "Retryable", "lifespan", "on"]
+__all__ = ["Connection", "Details", "Event", "Permanent", "Retry", "Retryable", "lifespan", "on"]
 
 
 def __getattr__(name: str) -> Any:

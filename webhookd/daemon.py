@@ -25,6 +25,7 @@ from webhookd.http.connections import ListenerSettings
 from webhookd.http.listener import Listener, admin_counters, listen, url_of
 from webhookd.operate.destination_replays import DestinationReplays
 from webhookd.operate.operator_queries import OperatorQueries
+from webhookd.operate.reconciling import reconciler_of
 from webhookd.operate.runner import Runner
 from webhookd.operate.statistics import Recorder
 from webhookd.process import handlers
@@ -87,7 +88,7 @@ class Daemon:
         self.outbox = Outbox(self.database)
         cloud = CloudSession(settings)
         self.deliver = DeliverRole(settings, self.database, metrics=metrics, watch=watch, connect=connector(cloud, watch))
-        receipts = self.receipts = Receipts(self.database, self.deliver.routes)
+        receipts = self.receipts = Receipts(self.database, self.deliver.routes, metrics=self.metrics)
         self.idempotency = IdempotencyKeys(
             settings.redis_url.get_secret_value(),
             instance=lambda: self.database.instance,
@@ -185,6 +186,7 @@ class Daemon:
             self._runner.loop,
             self.alerts,
             self.deliver,
+            lambda: reconciler_of(self._settings, self.database),
         )
         self._admin = await self._listen_admin(self.admin)
         for part in self._parts:

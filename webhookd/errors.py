@@ -126,6 +126,14 @@ class Permanent(WebhookdError):  # noqa: N818  part of the handler contract, nam
         self.reason = str(reason)
 
 
+class DetailsNotYetError(WebhookdError):
+    """A handler asked for details that webhookd does not have yet. webhookd runs the handlers again when the details come."""
+
+    def __init__(self, transaction_id: str) -> None:
+        super().__init__(f"the details of transaction {transaction_id} have not come yet")
+        self.transaction_id = transaction_id
+
+
 class SignatureError(WebhookdError):
     """A body is not proven to be authentic. `outcome` is "missing", "malformed" or "mismatch"."""
 

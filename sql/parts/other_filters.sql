@@ -4,7 +4,7 @@
 AND (l.kind = ANY((SELECT webhookd.kinds_of(:wanted.event_type_patterns::text[], :wanted.account::text))::bigint[])) IS NOT FALSE
 AND (:wanted.origin::text IS NULL OR l.kind = ANY((
     SELECT coalesce(array_agg(id), '{}') FROM webhookd.kinds
-    WHERE CASE key_fingerprint WHEN 'history' THEN 'history' WHEN '' THEN 'import' ELSE 'webhook' END = :wanted.origin
+    WHERE CASE key_fingerprint WHEN 'history' THEN 'history' WHEN 'synthetic' THEN 'synthetic' WHEN '' THEN 'import' ELSE 'webhook' END = :wanted.origin
 )::bigint[]))
 AND (:wanted.received_from::timestamptz IS NULL OR l.received_at >= :wanted.received_from)
 AND (:wanted.received_to::timestamptz IS NULL OR l.received_at < :wanted.received_to)

@@ -116,7 +116,8 @@ WHERE seen_at > (SELECT max(seen_at) FROM webhookd.alert_keys) - interval '15 mi
 -- refused, the seconds since a comparison with the history ended (or since the credentials are what they are), the webhook's state, and of
 -- the last 14 days the number of those that are over and not whole, the first one, and their missing notifications. If nobody has asked for
 -- an hour, neither a refusal nor the webhook's state counts any more: then the reason is that nobody asks. After three days, the credentials
--- were removed on purpose.
+-- were removed on purpose. The last two columns are the number of settlement days that are over for about three days and not
+-- green, and the first one.
 SELECT
     a.account,
     a.credentials = 'refused' AND a.held_until > now() - interval '1 hour' AS refused,
@@ -127,7 +128,9 @@ SELECT
     END AS webhook,
     d.days,
     d.oldest,
-    d.missing
+    d.missing,
+    r.unreconciled,
+    r.unreconciled_from
 FROM webhookd.provider_accounts a
 CROSS JOIN LATERAL (
     SELECT count(*)::integer AS days, min(day) AS oldest, coalesce(sum(missing), 0)::integer AS missing
@@ -135,6 +138,12 @@ CROSS JOIN LATERAL (
     WHERE account = a.account AND completeness NOT IN ('whole', 'open')
         AND day < (now() AT TIME ZONE 'UTC')::date AND day >= (now() AT TIME ZONE 'UTC')::date - 14
 ) d
+CROSS JOIN LATERAL (
+    SELECT count(*)::integer AS unreconciled, min(day) AS unreconciled_from
+    FROM webhookd.reconciled_days
+    WHERE account = a.account AND result <> 'green'
+        AND day < (now() AT TIME ZONE 'UTC')::date - 3 AND day >= (now() AT TIME ZONE 'UTC')::date - 14
+) r
 WHERE a.held_until > now() - interval '3 days'
 ORDER BY a.account;
 

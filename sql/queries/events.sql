@@ -306,12 +306,12 @@ SELECT
 -- name: claim_event(id)^
 -- Locks the work of one event for a worker, and reads all that a handler needs. Takes no lock if no work is left.
 WITH w AS MATERIALIZED (
-    SELECT status, attempts, redriven_at, sends FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE
+    SELECT status, attempts, redriven_at, sends, last_error FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE
 )
 SELECT
     l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at, k.key_fingerprint,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
-    w.redriven_at, coalesce(w.sends, 0) AS sends, l.traceparent,
+    w.redriven_at, coalesce(w.sends, 0) AS sends, w.last_error IS NOT NULL AS failed, l.traceparent,
     b.body,
     pg_current_xact_id()::text AS transaction
 FROM webhookd.ledger l
@@ -323,12 +323,12 @@ WHERE l.id = :id;
 -- name: claim_event_if_free(id)^
 -- Like claim_event, for an event that another worker has, according to Redis. Fails at once if the event's work is locked.
 WITH w AS MATERIALIZED (
-    SELECT status, attempts, redriven_at, sends FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE NOWAIT
+    SELECT status, attempts, redriven_at, sends, last_error FROM webhookd.work WHERE event_id = :id AND consumer = 'handlers' FOR UPDATE NOWAIT
 )
 SELECT
     l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at, k.key_fingerprint,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
-    w.redriven_at, coalesce(w.sends, 0) AS sends, l.traceparent,
+    w.redriven_at, coalesce(w.sends, 0) AS sends, w.last_error IS NOT NULL AS failed, l.traceparent,
     b.body,
     pg_current_xact_id()::text AS transaction
 FROM webhookd.ledger l
@@ -342,7 +342,7 @@ WHERE l.id = :id;
 SELECT
     l.id, k.account, l.notification_id, k.event_type, l.event_date, l.received_at, k.key_fingerprint,
     webhookd.status_of(w.status) AS status, coalesce(w.attempts, 0) AS attempts,
-    w.redriven_at, coalesce(w.sends, 0) AS sends, l.traceparent,
+    w.redriven_at, coalesce(w.sends, 0) AS sends, w.last_error IS NOT NULL AS failed, l.traceparent,
     b.body,
     NULL AS transaction
 FROM webhookd.ledger l
@@ -414,6 +414,35 @@ WITH changed AS (
 ), audit AS (
     INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, attempt, reason)
     SELECT event_id, :from_status, 'retrying', 'worker', attempts, :reason FROM changed
+)
+SELECT attempts FROM changed;
+
+-- name: wait_for_details(reason, account, transaction_id, id, attempts, redriven_at, from_status, delay, first)^
+-- Records that an event waits for the details of its transaction: an attempt that has ended for lack of them, and that does not count. The
+-- provider is asked at once. In `delay` seconds, the work is due in any case, so that no lost wake can lose it. Changes nothing, like
+-- mark_retrying, if the work has changed. `first`: whether the wait begins, which the audit trail records.
+-- A wait before a redrive, and a wait that ended, begin anew.
+WITH changed AS (
+    UPDATE webhookd.work
+    SET status = 'retrying', sends = 0, fresh = false, last_error = :reason, due = now() + make_interval(secs => :delay)
+    WHERE event_id = :id AND consumer = 'handlers' AND attempts = :attempts
+        AND redriven_at IS NOT DISTINCT FROM :redriven_at::timestamptz AND status NOT IN ('dead', 'discarded')
+    RETURNING event_id, attempts
+), wanted AS (
+    INSERT INTO webhookd.details_wanted AS d (event_id, account, transaction_id, attempts)
+    SELECT event_id, :account, :transaction_id, attempts FROM changed
+    ORDER BY event_id
+    ON CONFLICT (event_id) DO UPDATE SET
+        attempts = excluded.attempts,
+        since = CASE WHEN d.came_at IS NULL AND d.since >= coalesce(:redriven_at::timestamptz, d.since) THEN d.since ELSE now() END,
+        tries = CASE WHEN d.came_at IS NULL AND d.since >= coalesce(:redriven_at::timestamptz, d.since) THEN d.tries ELSE 0 END,
+        next_try_at = CASE
+            WHEN d.came_at IS NULL AND d.since >= coalesce(:redriven_at::timestamptz, d.since) THEN d.next_try_at ELSE now()
+        END,
+        came_at = NULL
+), audit AS (
+    INSERT INTO webhookd.audit (event_id, from_status, to_status, actor, reason)
+    SELECT event_id, :from_status, 'retrying', 'worker', :reason FROM changed WHERE :first::boolean
 )
 SELECT attempts FROM changed;
 

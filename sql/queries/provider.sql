@@ -83,7 +83,8 @@ CROSS JOIN LATERAL (
 LEFT JOIN webhookd.kinds k ON k.id = l.kind;
 
 -- name: events_of_days(account, after_id, since, looked)
--- Reads `looked` events of the ledger after an id, and returns those of the account whose eventDate is `since` or later. `last_id` is the last
+-- Reads `looked` events of the ledger after an id, and returns those of the account whose eventDate is `since` or later,
+-- without synthetic ones, which no history lists. `last_id` is the last
 -- event that was read; it is NULL at the end of the ledger.
 WITH looked AS MATERIALIZED (
     SELECT id, kind, notification_id, event_date FROM webhookd.ledger WHERE id > :after_id::uuid ORDER BY id LIMIT :looked
@@ -93,7 +94,7 @@ FROM (SELECT 1) AS one
 LEFT JOIN (
     SELECT l.notification_id, l.event_date, k.key_fingerprint = 'history' AS recovered
     FROM looked AS l JOIN webhookd.kinds k ON k.id = l.kind
-    WHERE k.account = :account AND l.event_date >= :since::timestamptz
+    WHERE k.account = :account AND k.key_fingerprint <> 'synthetic' AND l.event_date >= :since::timestamptz
 ) AS f ON true;
 
 -- name: bodies_of_webhooks(account, seconds, looked, limit)
@@ -102,7 +103,7 @@ SELECT b.body
 FROM (SELECT id, kind FROM webhookd.ledger WHERE id >= webhookd.id_before(:seconds) ORDER BY id DESC LIMIT :looked) AS l
 JOIN webhookd.kinds k ON k.id = l.kind
 CROSS JOIN LATERAL (SELECT body FROM webhookd.bodies WHERE event_id = l.id OFFSET 0) AS b
-WHERE k.account = :account AND k.key_fingerprint NOT IN ('', 'history')
+WHERE k.account = :account AND k.key_fingerprint NOT IN ('', 'history', 'synthetic')
 ORDER BY l.id DESC
 LIMIT :limit;
 

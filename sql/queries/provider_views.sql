@@ -57,6 +57,14 @@ WHERE account = :account ORDER BY at DESC, id DESC LIMIT :limit;
 SELECT received_at, notification_id, event_type, webhook_id, key_fingerprint FROM webhookd.provider_tests
 WHERE account = :account AND body IS NULL ORDER BY received_at DESC, id DESC LIMIT :limit;
 
+-- name: count_provider_tests(account, most)$
+-- Returns how many notifications were kept as tests in the last seven days, at most `most`.
+SELECT count(*)::int FROM (
+    SELECT FROM webhookd.provider_tests
+    WHERE account = :account AND body IS NULL AND received_at > now() - interval '7 days'
+    LIMIT :most
+) t;
+
 -- name: list_unreadable_notifications(account, limit)
 -- Returns the notifications of the history that cannot become events, the newest first.
 SELECT notification_id, reason, event_type, event_date, tries, last_at FROM webhookd.provider_notifications

@@ -75,6 +75,14 @@ WHERE account = :account AND closes_at <= now() AND (
 )
 ORDER BY opened_at;
 
+-- name: undecided_of_ping(ping, limit)
+-- Returns held notifications of a ping that is not decided: one of them may be its sample.
+SELECT t.id, t.received_at, t.key_fingerprint, t.body
+FROM webhookd.provider_tests t JOIN webhookd.provider_pings p ON p.id = t.ping AND p.account = t.account
+WHERE p.id = :ping::uuid AND p.decided_at IS NULL AND t.body IS NOT NULL
+ORDER BY t.received_at, t.id
+LIMIT :limit;
+
 -- name: decide_ping(id)!
 -- Decides a ping that is over, once: if the provider may have sent a sample, at most one held notification is the sample. The order is
 -- that of sample_of_ping. Close the ping first: that waits for what is being held.
@@ -148,9 +156,10 @@ SELECT webhook_id, webhook_state, webhook_since, webhook_detail, webhook_seen_at
 FROM webhookd.provider_accounts
 WHERE account = :account;
 
--- name: note_webhook(account, state, webhook_id, detail, event_types)$
--- Notes what was found of our webhook. Returns the state before; NULL if there was none. `event_types`: those that the webhook is to have;
--- NULL leaves them.
+-- name: note_webhook(account, state, webhook_id, detail, event_types, looked, seen_at)^
+-- Notes what was found of our webhook. `event_types`: those that the webhook is to have; NULL leaves them. If `looked`, notes nothing if
+-- somebody noted something since `seen_at`: a look that began before must not undo a change. Returns the state before, NULL if there was
+-- none, and whether the state is noted.
 WITH before AS MATERIALIZED (
     SELECT webhook_state FROM webhookd.provider_accounts WHERE account = :account
 ), noted AS (
@@ -165,5 +174,7 @@ WITH before AS MATERIALIZED (
         webhook_detail = excluded.webhook_detail,
         webhook_event_types = coalesce(excluded.webhook_event_types, a.webhook_event_types),
         webhook_seen_at = now()
+    WHERE NOT :looked::boolean OR a.webhook_seen_at IS NOT DISTINCT FROM :seen_at::timestamptz
+    RETURNING true
 )
-SELECT webhook_state FROM before;
+SELECT (SELECT webhook_state FROM before) AS before, EXISTS (SELECT FROM noted) AS noted;

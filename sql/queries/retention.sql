@@ -121,6 +121,8 @@ WITH page AS MATERIALIZED (
     DELETE FROM webhookd.work WHERE event_id = ANY(ARRAY(SELECT event_id FROM discarded))
 ), suspects AS (
     DELETE FROM webhookd.suspects WHERE event_id = ANY(ARRAY(SELECT id FROM ended))
+), wanted AS (
+    DELETE FROM webhookd.details_wanted WHERE event_id = ANY(ARRAY(SELECT id FROM ended))
 ), gone AS (
     DELETE FROM webhookd.ledger WHERE id = ANY(ARRAY(SELECT id FROM ended))
 )

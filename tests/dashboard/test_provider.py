@@ -8,7 +8,7 @@ from playwright.async_api import expect
 from tests.conftest import Start
 from tests.dashboard.conftest import Visit
 from tests.helpers.operator import ANN, Connection
-from tests.helpers.provider_rows import DETAIL, store_account, store_days, store_history
+from tests.helpers.provider_rows import DETAIL, store_account, store_days, store_history, store_tests
 
 
 async def test_an_inactive_webhook_and_days_that_are_not_whole_lead_from_the_overview_to_the_account(
@@ -42,9 +42,25 @@ async def test_an_inactive_webhook_and_days_that_are_not_whole_lead_from_the_ove
     await expect(days.nth(25)).to_contain_text("2 missing. Missing")
     await expect(days.first).to_contain_text("not compared")
     await expect(page.get_by_text("<b>no answer</b> within 20 s")).to_be_visible()  # markup of an answer is text
-    for text in ("inactive → active", "0123456789ab", "The answer has no payload."):
+    for text in (
+        "inactive → active",
+        "0123456789ab",
+        "The answer has no payload.",
+        "1 notification of the last seven days was kept",
+    ):
         await expect(page.locator("main")).to_contain_text(text)
     await expect(page.locator("main")).not_to_contain_text("2fb6d2a5")  # another webhook's notification
+
+
+async def test_an_account_in_test_mode_has_a_warning_that_its_notifications_may_become_no_events(
+    start: Start, visit: Visit, connection: Connection
+) -> None:
+    await store_account(connection, test_mode="true")
+    await store_tests(connection, count=2)
+    visitor = await visit(await start(admin_tokens=ANN))
+    page = await visitor.sign_in(ANN["ann"], "#/provider/default")
+    await expect(page.locator(".story")).to_contain_text("payload id 0, they are kept as tests")
+    await expect(page.locator("main")).to_contain_text("2 notifications of the last seven days were kept as tests")
 
 
 async def test_a_refresh_keeps_the_focus_and_shows_what_has_changed(start: Start, visit: Visit, connection: Connection) -> None:

@@ -58,6 +58,9 @@ _HOSTS = "tests/integration/test_admin_hosts.py::"
 _SESSIONS = "tests/integration/test_sessions.py::"
 _CLIENT = "tests/integration/test_client.py::"
 _CLI = "tests/integration/test_cli.py::"
+_RECONCILING = "tests/integration/test_reconciling.py::"
+_RECONCILE = "tests/integration/test_reconcile_command.py::"
+_SETTLEMENT = "tests/integration/test_settlement_sweep.py::"
 _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
@@ -92,8 +95,129 @@ _TIMELINE = "tests/unit/test_timeline.py::"
 _FOLD = "tests/integration/test_fold.py::"
 _IMPORT = "tests/integration/test_import.py::"
 _KINDS = "tests/integration/test_kinds.py::"
+_DETAILS = "tests/integration/test_details.py::"
+_SUBSCRIPTIONS = "tests/integration/test_subscription_sweep.py::"
 
 GUARDS = (
+    Guard(
+        "no settlement day is green while one of its batches is open",
+        "webhookd/authorizenet/reconciliation.py",
+        "reasons = {reason for one in checks for reason in one.reasons}",
+        "reasons: set[str] = set()",
+        "tests/unit/test_reconciliation.py::test_a_day_is_not_green_while_a_batch_is_open",
+    ),
+    Guard(
+        "no settlement day is green while the list of one of its batches was not read",
+        "webhookd/operate/reconciling.py",
+        'if row["looked_at"] is None:',
+        "if False:",
+        _RECONCILING + "test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known",
+    ),
+    Guard(
+        "no settlement day is green while the history of its transactions is not whole",
+        "webhookd/authorizenet/reconciliation.py",
+        "for one in {*inputs.agreed.days} - {*inputs.whole_days}",
+        "for one in {*inputs.agreed.days} - {*inputs.agreed.days}",
+        _RECONCILING + "test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known",
+    ),
+    Guard(
+        "no settlement day is green if its time zone is a guess",
+        "webhookd/operate/reconciling.py",
+        'zone, name = UTC, "UTC"\n            self._doubts.append(',
+        'zone, name = UTC, "UTC"\n            str(',
+        _RECONCILING + "test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known",
+    ),
+    Guard(
+        "no settlement day is green if the sweep began after it",
+        "webhookd/operate/reconciling.py",
+        'row["swept_from"] is not None and row["swept_from"] > self.begins',
+        "False",
+        _RECONCILING + "test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known",
+    ),
+    Guard(
+        "no settlement day is green with a dead event, also if PostgreSQL compares its transactions",
+        "sql/queries/reconciliation.sql",
+        "is_plain AND NOT (SELECT by_id FROM dead) ? transaction_id AND",
+        "is_plain AND",
+        _RECONCILING + "test_the_report_names_exactly_what_was_planted[1]",
+    ),
+    Guard(
+        "an invoice captured twice keeps a settlement day from being green, also if PostgreSQL compares its transactions",
+        "sql/queries/reconciliation.sql",
+        "invoice_number NOT IN (SELECT invoice_number FROM twice)",
+        "true",
+        _RECONCILING + "test_the_report_names_exactly_what_was_planted[1]",
+    ),
+    Guard(
+        "the shop's query for a settlement day cannot write",
+        "webhookd/store/shop_books.py",
+        "connection.transaction(readonly=True)",
+        "connection.transaction()",
+        _RECONCILE + "test_a_query_that_fails_or_returns_odd_rows_leaves_no_day_green_and_is_not_quoted",
+    ),
+    Guard(
+        "the exit code is 0 only if each settlement day is green",
+        "webhookd/cli/operator/reconcile_command.py",
+        'return Exit.DONE if results == {"green"} else NOT_KNOWN',
+        "return Exit.DONE",
+        "tests/unit/test_reconcile_command.py::test_the_exit_code_is_0_only_if_every_day_is_green",
+    ),
+    Guard(
+        "an attempt that lacks the details of its transaction is not counted",
+        "sql/queries/events.sql",
+        "SET status = 'retrying', sends = 0, fresh = false, last_error = :reason, due",
+        "SET status = 'retrying', attempts = attempts + 1, sends = 0, fresh = false, last_error = :reason, due",
+        f"{_DETAILS}test_a_renewal_waits_for_its_subscription_and_its_number_and_the_wait_costs_no_attempt",
+    ),
+    Guard(
+        "an event is tried at once when its details have come",
+        "sql/queries/details.sql",
+        "UPDATE webhookd.work w SET due = now()\n",
+        "UPDATE webhookd.work w SET due = due\n",
+        f"{_DETAILS}test_a_transaction_that_the_provider_does_not_know_for_5_seconds_is_asked_for_again",
+    ),
+    Guard(
+        "an event whose wake is lost is tried again all the same",
+        "webhookd/process/records.py",
+        "reason=decision, delay=AGAIN, first=first",
+        "reason=decision, delay=1e9, first=first",
+        f"{_DETAILS}test_a_wake_that_is_lost_delays_the_event_and_does_not_lose_it",
+    ),
+    Guard(
+        "an event that a worker holds at the wake stays wanted, since its worker may have read before the facts were stored",
+        "sql/queries/details.sql",
+        "    WHERE event_id = ANY(ARRAY(SELECT event_id FROM waiting)) AND came_at IS NULL\n",
+        "    WHERE event_id = ANY(:ids::uuid[]) AND came_at IS NULL\n",
+        f"{_DETAILS}test_an_event_that_a_worker_holds_at_the_wake_stays_wanted",
+    ),
+    Guard(
+        "a handler that swallows the lack of details commits nothing",
+        "webhookd/process/attempt.py",
+        "failure = missing(claimed.event) or failure",
+        "failure = failure",
+        f"{_DETAILS}test_a_handler_that_swallows_the_lack_waits_all_the_same[None]",
+    ),
+    Guard(
+        "stored details that are older than an event do not serve the event",
+        "webhookd/authorizenet/details.py",
+        "return not facts.settlement.is_open or facts.seen_at >= received_at",
+        "return True",
+        "tests/unit/test_details.py::test_stored_facts_serve_an_event_if_they_are_details_and_no_older_than_the_event",
+    ),
+    Guard(
+        "an event that is not about a transaction does not wait for details for ever",
+        "webhookd/event.py",
+        "            if transaction_id is None:\n",
+        "            if False:\n",
+        "tests/unit/test_details.py::test_an_event_that_is_not_about_a_transaction_has_no_details",
+    ),
+    Guard(
+        "nothing is read for an event whose handlers want no details",
+        "webhookd/process/details.py",
+        "if not wanted and not claimed.failed:",
+        "if False:",
+        "tests/unit/test_details.py::test_nothing_is_read_for_an_event_whose_handlers_want_no_details",
+    ),
     Guard(
         "a day that is not over is no alert, so that a small merchant has no noise",
         "sql/queries/alerts.sql",
@@ -222,6 +346,7 @@ GUARDS = (
     ),
     Guard(
         "while nothing can be fetched, the day says what is missing, and mistaken empty lists do not make it whole",
+        "while nothing can be fetched, the day says what is missing, and no empty list by mistake makes it whole",
         "webhookd/sync/gap_closer.py",
         "                failure = error\n",
         "                raise error\n",
@@ -384,8 +509,8 @@ GUARDS = (
     Guard(
         "no webhook is activated before its ping has come and is verified",
         "webhookd/sync/pings.py",
-        "if await _arrival(records, opened, sleep) is None:\n        await",
-        "if await _arrival(records, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        await",
+        "if await _arrival(records, held, opened, sleep) is None:\n        return Sample('', '', None, '')\n        await",
         _REGISTRATION + "test_a_webhook_is_not_activated_before_its_ping_has_come",
     ),
     Guard(
@@ -522,6 +647,94 @@ GUARDS = (
         "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
     ),
     Guard(
+        "an event of the settlement is committed before the facts that it is made of",
+        "webhookd/sync/fact_recorder.py",
+        "            await self._intake.take(events)\n            return stored\n\n"
+        "        await self._facts.change(looks.keys(), decide)\n",
+        "            self._late = events\n            return stored\n\n"
+        "        await self._facts.change(looks.keys(), decide)\n"
+        "        await self._intake.take(self._late)\n",
+        "tests/unit/test_fact_recorder.py::test_a_crash_before_or_after_the_events_loses_and_doubles_none",
+    ),
+    Guard(
+        "a repeated sweep makes no event twice: an event's id is its notification id",
+        "webhookd/sync/synthetic_intake.py",
+        '"notificationId": str(event.id)',
+        '"notificationId": str(new_id())',
+        "tests/unit/test_synthetic_intake.py::test_the_body_is_a_notification_whose_id_is_the_events_own",
+    ),
+    Guard(
+        "a repeated sweep makes no event twice: the facts know what was reported",
+        "webhookd/authorizenet/synthetic.py",
+        "if (one.type, one.key) not in done and",
+        "if",
+        "tests/unit/test_synthetic.py::test_a_change_makes_its_event_once",
+    ),
+    Guard(
+        "two events with the same content, such as two failures of one transaction, both stay",
+        "webhookd/sync/synthetic_intake.py",
+        "._replace(content_key=None)",
+        "",
+        "tests/unit/test_synthetic_intake.py::test_only_types_that_are_wanted_are_taken",
+    ),
+    Guard(
+        "no synthetic event is signed as the provider's",
+        "webhookd/deliver/signing.py",
+        " and message.origin != SYNTHETIC:",
+        ":",
+        "tests/unit/test_deliver.py::test_no_synthetic_event_has_the_providers_signature",
+    ),
+    Guard(
+        "a synthetic event is no event of the provider's history",
+        "sql/queries/provider.sql",
+        " AND k.key_fingerprint <> 'synthetic'",
+        "",
+        _SETTLEMENT + "test_a_settlement_reaches_the_handler_and_the_destination_once_and_without_the_providers_signature",
+    ),
+    Guard(
+        "no stale look takes a settlement back",
+        "webhookd/authorizenet/settlement.py",
+        "    State.SETTLED: 9,",
+        "    State.SETTLED: 1,",
+        "tests/unit/test_settlement.py::test_a_stale_look_takes_no_settlement_back",
+    ),
+    Guard(
+        "a batch whose transactions do not add up stays open",
+        "webhookd/sync/settlement_sweep.py",
+        "result = check(batch, rows, complete=complete)",
+        "result = replace(check(batch, rows, complete=complete), reasons=())",
+        _SETTLEMENT + "test_a_batch_that_does_not_add_up_stays_open_and_is_read_again",
+    ),
+    Guard(
+        "a batch that is open is asked for again, however long ago it settled",
+        "webhookd/sync/settlement_sweep.py",
+        "stale = not fresh and (unread.again or batch.settlement_state.casefold() not in FINAL)",
+        "stale = False",
+        _SETTLEMENT + "test_a_batch_that_does_not_add_up_stays_open_and_is_read_again",
+    ),
+    Guard(
+        "a quiet account costs at most 20 calls in an hour: a sweep reads one of the lists",
+        "webhookd/sync/settlement_sweep.py",
+        "if sweep.is_new:",
+        "if False:",
+        "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+    ),
+    Guard(
+        "an eCheck is asked for again on the days on which its return may come",
+        "webhookd/sync/next_looks.py",
+        "    if facts.echeck and facts.settlement in (State.SETTLED, State.REFUND_SETTLED)",
+        "    if False and facts.settlement in (State.SETTLED, State.REFUND_SETTLED)",
+        "tests/unit/test_next_looks.py::test_an_echeck_is_asked_for_on_the_days_after_its_settlement",
+    ),
+    Guard(
+        "a transaction that expired, and is in no list any more, is found",
+        "webhookd/sync/next_looks.py",
+        "if alone else now + _LISTED",
+        "if alone else None",
+        "tests/faults/test_settlement_seeds.py"
+        "::test_after_the_last_sweep_the_facts_are_the_providers_books_and_each_event_is_there_once",
+    ),
+    Guard(
         "no day is called whole if the provider's list lacks what came, or what it had before",
         "webhookd/authorizenet/gaps.py",
         "if one.unlisted or total < one.most or self._lacks_undated:",
@@ -548,6 +761,58 @@ GUARDS = (
         "return one.completeness in (Completeness.NOT_KNOWN, Completeness.UNREADABLE) and age >= STRAY",
         "return False",
         _GAPS + "test_a_day_that_stays_not_whole_keeps_the_cursor_for_some_time_and_not_for_ever",
+    ),
+    Guard(
+        "a notification that came while a ping was open is an event if the provider knows its transaction",
+        "webhookd/sync/pings.py",
+        "return amount is not None and amount == transaction.auth_amount",
+        "return False",
+        _PINGS
+        + "test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_event_if_the_provider_knows_its_transaction",
+    ),
+    Guard(
+        "a sample whose made-up id is that of a transaction does not become an event",
+        "webhookd/sync/pings.py",
+        "return amount is not None and amount == transaction.auth_amount",
+        "return True",
+        _PINGS
+        + "test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_event_if_the_provider_knows_its_transaction",
+    ),
+    Guard(
+        "the guardian's look undoes no change of the webhook that another process made meanwhile",
+        "sql/queries/provider_webhooks.sql",
+        "WHERE NOT :looked::boolean OR a.webhook_seen_at IS NOT DISTINCT FROM :seen_at::timestamptz",
+        "WHERE :looked::boolean IS NOT NULL OR :seen_at::timestamptz IS NULL",
+        _REGISTRATION + "test_a_look_undoes_no_change_that_another_process_made_meanwhile",
+    ),
+    Guard(
+        "a list that was empty by mistake proves no day",
+        "webhookd/authorizenet/gaps.py",
+        "        if total != before.most:\n            looks = 0\n",
+        "",
+        _GAPS + "test_a_list_that_was_empty_by_mistake_proves_no_day",
+    ),
+    Guard(
+        "a history that is complete was read twice to its end, with the same rows",
+        "webhookd/authorizenet/api/history.py",
+        "changed = [found[name].event_date for name in before.rows.keys() ^ last.rows.keys()]",
+        "changed = [found[name].event_date for name in before.rows.keys() - before.rows.keys()]",
+        _HISTORY + "test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it",
+    ),
+    Guard(
+        "rows that a list showed once, and then moved away, are kept",
+        "webhookd/authorizenet/api/history.py",
+        "found |= last.rows",
+        "found = {**last.rows, **{name: found[name] for name in found.keys() & last.rows.keys()}}",
+        _HISTORY + "test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it",
+    ),
+    Guard(
+        "the commands send refused credentials no more often than the daemon",
+        "webhookd/doctor/stored.py",
+        "None if session is None else ProviderRefusals(session)",
+        "None",
+        "tests/integration/test_provider_commands.py::"
+        "test_commands_send_refused_credentials_once_in_15_minutes_and_once_more_if_a_person_asks",
     ),
     Guard(
         "one empty page by mistake ends no list",
@@ -2823,6 +3088,59 @@ GUARDS = (
         " or one.has_files",
         "",
         _DESTINATIONS + "test_a_reload_reads_the_files_of_tls_anew",
+    ),
+    Guard(
+        "the event of a missed renewal is committed before the renewal counts as judged",
+        "webhookd/sync/subscription_sweep.py",
+        "        renewals = rules.judge_renewals(known, times, now, zone)\n",
+        "        renewals = rules.judge_renewals(known, times, now, zone)\n"
+        "        await self._store.write([replace(known, judged_to=renewals.judged_to, next_look_at=None)])\n",
+        _SUBSCRIPTIONS + "test_an_event_that_was_not_committed_is_made_again",
+    ),
+    Guard(
+        "the event of a failed payment is committed before the attempt counts as judged",
+        "webhookd/sync/subscription_sweep.py",
+        "        failures = rules.judge_failures(list(attempts.values()), reports, since, now)\n",
+        "        failures = rules.judge_failures(list(attempts.values()), reports, since, now)\n"
+        "        await self._store.write_attempts(known.id, failures.judged)\n",
+        _SUBSCRIPTIONS + "test_an_event_that_was_not_committed_is_made_again",
+    ),
+    Guard(
+        "the event of an expiring card is committed before the card counts as reported",
+        "webhookd/sync/subscription_sweep.py",
+        "        await self._intake.take([rules.card_expiring(self._account, one, month) for one in new])\n"
+        "        await self._store.write(new)\n",
+        "        await self._store.write(new)\n"
+        "        await self._intake.take([rules.card_expiring(self._account, one, month) for one in new])\n",
+        _SUBSCRIPTIONS + "test_an_event_that_was_not_committed_is_made_again",
+    ),
+    Guard(
+        "a failed payment that a webhook reported makes no second event",
+        "webhookd/sync/subscription_sweep.py",
+        "rules.judge_failures(list(attempts.values()), reports, since, now)",
+        "rules.judge_failures(list(attempts.values()), [], since, now)",
+        _SUBSCRIPTIONS + "test_a_failure_that_no_webhook_reported_becomes_one_event",
+    ),
+    Guard(
+        "an attempt that was judged stays judged, even after retention removed its event",
+        "webhookd/sync/subscription_sweep.py",
+        "one._replace(judged=key in attempts and attempts[key].judged)",
+        "one",
+        _SUBSCRIPTIONS + "test_what_was_decided_stays_decided_after_retention_removed_the_event",
+    ),
+    Guard(
+        "a renewal counts as missed only after the provider was asked for it",
+        "webhookd/sync/subscription_sweep.py",
+        "if changed or rules.is_awaited(known, _times(attempts, payments), now, zone):",
+        "if changed:",
+        _SUBSCRIPTIONS + "test_details_are_read_when_a_row_changes_and_once_when_a_renewal_is_due",
+    ),
+    Guard(
+        "the events of a subscription keep their ids whatever webhookd knows of it",
+        "webhookd/authorizenet/subscriptions.py",
+        "event_id(account, kind, identifier, key)",
+        'event_id(account, kind, identifier, f"{key}{at}")',
+        "tests/unit/test_subscriptions.py::test_an_event_depends_on_what_happened_and_on_nothing_else",
     ),
 )
 

@@ -62,6 +62,7 @@ _APART = {
     Failpoint.DEAD_LETTERS_AFTER_PUT_BACK,
     Failpoint.ALERTS_AFTER_SEND,
     Failpoint.DELIVER_AFTER_ANSWER,
+    Failpoint.SYNC_AFTER_DETAILS,
 }
 _SHORT = {Failpoint.RECEIVE_AFTER_COMMIT, Failpoint.RELAY_AFTER_SEND, Failpoint.WORKER_AFTER_COMMIT}
 _POINTS = [pytest.param(point, marks=() if point in _SHORT else pytest.mark.long) for point in Failpoint if point not in _APART]

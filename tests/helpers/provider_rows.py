@@ -50,6 +50,18 @@ async def store_days(connection: Connection, account: str = "default", days: dic
         )
 
 
+async def store_tests(connection: Connection, account: str = "default", count: int = 1) -> None:
+    """Stores notifications that were kept as tests."""
+    await connection.execute(
+        """INSERT INTO provider_tests (id, account, notification_id, event_type, webhook_id, key_fingerprint)
+           SELECT gen_random_uuid(), $1, gen_random_uuid()::text,
+                  'net.authorize.payment.authcapture.created', '72a55c78', '0123456789ab'
+           FROM generate_series(1, $2)""",
+        account,
+        count,
+    )
+
+
 async def store_history(connection: Connection, account: str = "default") -> None:
     """Stores a failed and a good call, a change, a test, and an unreadable notification."""
     await connection.execute(
@@ -63,12 +75,7 @@ async def store_history(connection: Connection, account: str = "default") -> Non
            VALUES (gen_random_uuid(), $1, 'guardian', 'activate', '72a55c78', 'inactive → active')""",
         account,
     )
-    await connection.execute(
-        """INSERT INTO provider_tests (id, account, notification_id, event_type, webhook_id, key_fingerprint)
-           VALUES (gen_random_uuid(), $1, 'd0e8e7fe-c3e7-4add-a480-27bc5ce28a18',
-                   'net.authorize.payment.authcapture.created', '72a55c78', '0123456789ab')""",
-        account,
-    )
+    await store_tests(connection, account)
     await connection.execute(
         """INSERT INTO provider_notifications (account, notification_id, status, reason, event_type, event_date) VALUES
                ($1, '1fb6d2a5-0000-4000-8000-000000000000', 'unreadable', 'the answer has no payload', NULL, now()),

@@ -33,6 +33,8 @@ def note_settings(settings: Settings) -> None:
     note(key for keys in settings.keys_by_account.values() for key in keys)
     note(token.get_secret_value() for tokens in (settings.admin_tokens, settings.read_tokens) for token in tokens.values())
     note(_password(url.get_secret_value()) for url in (settings.database_url, settings.redis_url))
+    if settings.shop_database_url is not None:
+        note([_password(settings.shop_database_url.get_secret_value())])
     for access in provider_accesses(settings).values():
         note(one.get_secret_value() for one in (access.login_id, *access.keys))
     for channel in settings.alerts.values():

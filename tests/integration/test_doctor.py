@@ -170,6 +170,19 @@ async def test_each_handler_is_listed_with_its_patterns_and_its_place(
     assert findings["handler listed_shop.book"].detail == f"*, net.authorize.payment.refund.*; {place}"
 
 
+async def test_a_handler_that_waits_for_details_of_an_account_without_credentials_is_a_warning(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "registered", Registry())
+    code = "from webhookd import on\n@on('payment.*', details=True)\nasync def book(event, connection): ...\n"
+    (tmp_path / "waiting_shop.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    findings = await _examine(servers, handlers="waiting_shop")
+    assert _ill(findings) == {"details of default": Verdict.WARNING}
+    assert "waiting_shop.book has details=True" in findings["details of default"].detail
+    assert "WEBHOOKD_API_LOGIN_ID" in findings["details of default"].detail
+
+
 @pytest.mark.parametrize(
     ("name", "decorator", "problem"),
     [

@@ -14,6 +14,7 @@ from tests.helpers.operator import Connection
 from tests.helpers.provider_rows import store_account
 from tests.helpers.secrets import note
 from webhookd.doctor import Finding, Verdict, examine, provider
+from webhookd.doctor.stored import stored
 from webhookd.settings.provider import ProviderAccess
 from webhookd.simulate import Faults, Simulator
 
@@ -64,6 +65,7 @@ async def test_test_mode_and_a_part_of_the_api_that_is_off_are_warned_of() -> No
         found = await findings(access(simulator))
     assert found["provider default"].verdict is Verdict.WARNING
     assert "switch the test mode off" in found["provider default"].detail
+    assert "become no events" in found["provider default"].detail
     assert found["provider default reports"].verdict is Verdict.WARNING
     assert "Transaction Details API" in found["provider default reports"].detail
 
@@ -95,7 +97,8 @@ async def test_event_types_that_the_webhook_has_lost_are_named(
     await store_account(connection, webhook_id=f"'{webhook.id}'", webhook_event_types=f"ARRAY{types}")
     webhook.event_types = tuple(types[1:])
     own = access(simulator)
-    known = await provider.known_webhooks(settings_of(servers.settings), ["default", "other"])
+    async with stored(settings_of(servers.settings)) as memory:
+        known = await memory.webhooks(["default", "other"])
     assert (known["default"].webhook_id, known["other"].webhook_id) == (webhook.id, None)
     found = {one.check: one for one in await provider.examine_account(own, known["default"])}
     assert found["provider default webhook"].verdict is Verdict.WARNING
@@ -107,7 +110,9 @@ async def test_event_types_that_the_webhook_has_lost_are_named(
 
 async def test_without_postgresql_the_webhook_is_checked_as_far_as_possible(servers: Servers) -> None:
     settings = settings_of(servers.settings, database_url="postgresql://nobody@127.0.0.1:9/none")
-    assert await provider.known_webhooks(settings, ["default"]) == {}
+    async with stored(settings) as memory:
+        assert await memory.webhooks(["default"]) == {}
+        assert memory.refusals is None
 
 
 async def test_credentials_of_the_sandbox_at_production_are_found_by_one_more_call(

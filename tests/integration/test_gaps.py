@@ -106,7 +106,7 @@ def made(notifications: list[Notification]) -> Notification:
 
 
 async def test_what_no_webhook_brought_comes_in_once_and_is_processed_once(shop: Shop, provider: Simulator) -> None:
-    await shop.open()
+    daemon = await shop.open()
     sent = [made(provider.make()) for _ in range(3)]
     await until(shop.processed, "an event came as a webhook")
     lost = [made(provider.make(REFUND, withheld=True)) for _ in range(2)]
@@ -120,6 +120,8 @@ async def test_what_no_webhook_brought_comes_in_once_and_is_processed_once(shop:
     assert {origins[one.id] for one in lost} == {("history", False)}
     recovered = next(event for event in shop.events if event.notification_id == lost[0].id)
     assert recovered.payload["id"] == lost[0].payload["id"]
+    counted = daemon.metrics.registry.get_sample_value("webhookd_accepted_total", {"event_type": REFUND})
+    assert counted == 2, "as new events, whatever brought them"
 
 
 async def _equals(found: Any, expected: object) -> bool:

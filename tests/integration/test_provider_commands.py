@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
@@ -15,8 +16,11 @@ from tests.helpers.command import shell, webhookd
 from tests.helpers.guide import GUIDE, blocks
 from tests.helpers.running import KEY
 from tests.helpers.secrets import note
+from webhookd.authorizenet.api.client import ProviderClient
+from webhookd.authorizenet.api.errors import CredentialsRefusedError
 from webhookd.daemon import Daemon
 from webhookd.simulate import Simulator
+from webhookd.store.provider_refusals import ProviderRefusals
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 PAGE = (GUIDE / "provider.md").read_text()
@@ -145,3 +149,47 @@ async def test_what_cannot_work_is_refused_with_the_remedy(
     _, err = await run(servers, environment, "webhooks", "activate", "nothing", code=1)
     assert "webhookd provider webhooks list" in err
     assert webhooks(simulator) == []
+
+
+async def test_commands_send_refused_credentials_once_in_15_minutes_and_once_more_if_a_person_asks(
+    simulator: Simulator, environment: dict[str, str], servers: Servers, daemon: Daemon
+) -> None:
+    own = simulator.account()
+    own.active = False  # the user of the account
+    for _ in range(2):
+        said, _ = await run(servers, environment, "check", code=1)
+        assert "E00008" in said
+        assert re.search(r"before \d\d:\d\d:\d\d UTC", said)
+        assert "webhookd provider check --now`" in said
+    for arguments in (("event-types",), ("webhooks", "list"), ("setup",)):
+        _, err = await run(servers, environment, *arguments, code=1)
+        assert "webhookd provider check --now`" in err
+    code, said, _ = await webhookd("doctor", folder=servers.folder, **environment)
+    assert code == 1
+    assert "webhookd provider check --now`" in said
+    async with ProviderClient(simulator.access(), refusals=ProviderRefusals(daemon.database)) as client:
+        with pytest.raises(CredentialsRefusedError):  # nor does the daemon
+            await client.webhooks()
+    assert len(simulator.calls) == 1
+    await run(servers, environment, "check", "--now", code=1)
+    assert len(simulator.calls) == 2
+    await run(servers, environment, "check", code=1)
+    assert len(simulator.calls) == 2
+    new = environment | {"WEBHOOKD_TRANSACTION_KEY": own.rotate_transaction_key(simulator.clock.now())}
+    note([new["WEBHOOKD_TRANSACTION_KEY"]])
+    own.active = True
+    assert "credentials are good" in (await run(servers, new, "check"))[0], "other credentials are tried at once"
+    await run(servers, environment, "check", code=1)
+    assert "credentials are good" in (await run(servers, environment, "check", "--now"))[0]
+    await run(servers, environment, "webhooks", "list")
+
+
+async def test_without_postgresql_a_command_that_only_looks_asks_nevertheless(
+    simulator: Simulator, environment: dict[str, str], servers: Servers
+) -> None:
+    away = environment | {"WEBHOOKD_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}
+    assert "0 webhooks" in (await run(servers, away, "webhooks", "list"))[0]
+    simulator.account().active = False
+    said, _ = await run(servers, away, "check", code=1)
+    assert "E00008" in said
+    assert "--now" not in said, "nobody remembers it"

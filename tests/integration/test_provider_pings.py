@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -15,18 +15,21 @@ import pytest
 
 from tests.conftest import Servers, Start
 from tests.helpers.database import connect
+from tests.helpers.operator import ANN, Operator
 from tests.helpers.running import KEY
 from tests.helpers.secrets import note
 from tests.helpers.wait import until
+from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.sampling import sample
 from webhookd.authorizenet.signature import fingerprint, sign
 from webhookd.daemon import Daemon
 from webhookd.errors import ConflictError
-from webhookd.simulate import Simulator
+from webhookd.simulate import Faults, Simulator
 from webhookd.store import provider_pings
 from webhookd.store.keys import new_id
 from webhookd.store.provider_webhooks import WebhookRecords
 from webhookd.store.queries import queries
+from webhookd.sync import pings
 from webhookd.sync.pings import HeldNotifications
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -216,6 +219,86 @@ async def test_if_the_right_to_read_pings_is_missing_webhooks_are_put_off(start:
     await connection.execute("ALTER TABLE provider_pings RENAME COLUMN others TO gone")
     assert (await post(daemon, body_of(OURS)))[0] == 503
     assert (await counts(connection))[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reports", "real"),
+    [({}, True, True), ({"authAmount": 12.5}, True, False), ({"id": "245"}, True, False), ({}, False, False)],
+)
+async def test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_event_if_the_provider_knows_its_transaction(
+    changes: dict[str, Any], reports: bool, real: bool, start: Start, connection: Connection
+) -> None:
+    daemon = await start(roles="receive")
+    async with Simulator(faults=Faults(reports_off=not reports)) as simulator:
+        simulator.register("http://127.0.0.1:9/nobody")
+        (made,) = simulator.make(SALE, number=7, withheld=True)
+        access = simulator.access()
+        note([access.keys[0].get_secret_value()])
+        ping = await opened(daemon)
+        body = orjson.loads(body_of(OURS))
+        body["payload"] = made.payload | changes
+        assert await post(daemon, orjson.dumps(body)) == (200, "test"), "it may be the sample"
+        await records(daemon).close_ping(ping)
+        async with ProviderClient(access, patience=0) as client:
+            await HeldNotifications(records(daemon), daemon.receipts, 14 * 86400, 300, client).decide()
+    assert await counts(connection) == ((2, 0) if real else (1, 1))
+
+
+async def test_a_ping_waits_for_its_sample_though_a_real_notification_came_before(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_pings, "LEAD", AGE)
+    daemon = await start(roles="receive")
+    url = f"{daemon.public_url}/webhooks/authorize-net"
+    lost = asyncio.Event()
+
+    async def deliver(_: str, body: bytes, headers: Mapping[str, str]) -> int:
+        assert await post(daemon, real.body) == (200, "test")
+        await asyncio.sleep(0.5)  # the sample takes longer
+        async with aiohttp.ClientSession() as http, http.post(url, data=body, headers=headers) as response:
+            assert (await response.json())["status"] == "test", "the ping is still open"
+        lost.set()
+        return 200
+
+    async with Simulator(post=deliver) as simulator:
+        note([simulator.account(signature_key=KEY).transaction_key])
+        webhook = simulator.register(url)
+        (real,) = simulator.make(SALE, number=7, withheld=True)
+        webhook.status = "inactive"
+        async with ProviderClient(simulator.access(), patience=0) as client:
+            own = HeldNotifications(records(daemon), daemon.receipts, 14 * 86400, 300, client)
+            sample_ = await pings.ping(client, records(daemon), own, await client.webhook(webhook.id), [])
+    assert lost.is_set()
+    assert sample_ is not None
+    assert sample_.notification_id != real.id
+    assert await counts(connection) == (1, 1)
+    assert await connection.fetchval("SELECT notification_id FROM events") == real.id
+
+
+async def test_each_new_event_is_counted_as_accepted_once_whether_it_was_held_or_set_aside(
+    start: Start, connection: Connection
+) -> None:
+    daemon = await start(roles="receive", admin_tokens=ANN)
+
+    def accepted() -> float | None:
+        return daemon.metrics.registry.get_sample_value("webhookd_accepted_total", {"event_type": SALE})
+
+    ping = await opened(daemon)
+    assert accepted() == 1
+    bodies = [body_of(OURS), body_of(OURS)]
+    assert [await post(daemon, body) for body in bodies] == [(200, "test")] * 2
+    assert accepted() == 1
+    await records(daemon).close_ping(ping)
+    await held(daemon).decide()
+    assert await counts(connection) == (2, 1), "one of the two is the sample"
+    assert accepted() == 2
+    old = body_of(OTHER, when=datetime(2019, 1, 31, tzinfo=UTC))
+    assert await post(daemon, old) == (200, "quarantined")
+    body_id = await connection.fetchval("SELECT id::text FROM quarantine")
+    assert (await Operator(daemon.admin_url).post(f"quarantine/{body_id}/release"))[0] == 200
+    assert accepted() == 3
+    assert sorted([await post(daemon, body) for body in bodies]) == [(200, "duplicate"), (200, "test")]
+    assert accepted() == 3, "a copy is no new event"
 
 
 async def test_a_notification_about_nothing_is_a_test_without_a_ping(start: Start, connection: Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.conftest import Start
 from tests.helpers.operator import ANN, Connection, Operator
-from tests.helpers.provider_rows import store_account, store_days, store_history
+from tests.helpers.provider_rows import store_account, store_days, store_history, store_tests
 
 
 async def test_the_accounts_are_listed_with_their_last_day(start: Start, connection: Connection) -> None:
@@ -31,9 +31,16 @@ async def test_one_account_is_shown_with_its_calls_changes_and_tests(start: Star
     assert [call["name"] for call in found["calls"]] == ["webhooks", "notifications"]
     assert [change["actor"] for change in found["changes"]] == ["guardian"]
     assert [test["key_fingerprint"] for test in found["tests"]] == ["0123456789ab"]
+    assert found["tests_in_a_week"] == 1
     assert [one["reason"] for one in found["unreadable"]] == ["the answer has no payload"]
     assert (await ann.get("provider/accounts/nobody"))[0] == 404
     assert (await ann.get("provider/accounts/No%20Body"))[0] == 422
+    await store_tests(connection, count=30)  # as in test mode
+    a_row = "WHERE id = (SELECT id FROM provider_tests WHERE account = 'default' AND body IS NULL ORDER BY received_at LIMIT 1)"
+    await connection.execute(f"UPDATE provider_tests SET body = '{{}}' {a_row}")  # held: perhaps a real one
+    await connection.execute(f"UPDATE provider_tests SET received_at = now() - interval '8 days' {a_row}")
+    _, found = await ann.get("provider/accounts/default")
+    assert (found["tests_in_a_week"], len(found["tests"])) == (29, 20)
 
 
 async def test_the_days_of_an_account_are_listed_back_to_a_day(start: Start, connection: Connection) -> None:

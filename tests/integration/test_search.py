@@ -48,7 +48,12 @@ ACCOUNTS = ("default", "shop", "Shop")
 KEYS = ("7", "77", "INV-7", "ref-7", "Ünï 7", "7%")
 # Filters that name the value of a column.
 TEXTS = tuple(one.name for one in filters_of(Filter) if one.kind is str and one.name != "origin")
-ORIGINS = {"history": "history", "": "import", "0123456789ab": "webhook"}  # by the fingerprint of the kind
+ORIGINS = {
+    "history": "history",
+    "synthetic": "synthetic",
+    "": "import",
+    "0123456789ab": "webhook",
+}  # by the fingerprint of the kind
 UNFINISHED = (Status.RECEIVED, Status.QUEUED, Status.RETRYING)
 
 

@@ -638,6 +638,7 @@ def test_every_handler_of_the_guide_is_run() -> None:
     (of_the_readme,) = blocks(README.read_text(), "python")
     assert [(page.name, len(blocks(page.read_text(), "python"))) for page in PAGES if "```python" in page.read_text()] == [
         ("calls.md", 1),
+        ("details.md", 2),  # tests/integration/test_details.py runs these
         ("handlers.md", 2),
         ("receivers.md", 1),  # tests/integration/test_destination_commands.py runs this receiver
         ("simulate.md", 1),  # tests/integration/test_simulate.py runs this test

@@ -46,7 +46,7 @@ NAMES = {
     "work.take_back": Names(f"{STORE}.take_back_attempt", ("take_back_attempt",)),
     "work.owe": Names("webhookd.process.attempt:Attempts._take_back"),
     "work.take_back_owed": Names("webhookd.process.attempt:Attempts.take_back_what_is_owed", ("take_back_attempt",)),
-    "work.fail": Names("webhookd.process.records:Records.record", ("mark_retrying", "mark_dead")),
+    "work.fail": Names("webhookd.process.records:Records.record", ("mark_retrying", "mark_dead", "wait_for_details")),
     "work.come_back": Names("webhookd.queue.acks:Acks.delay"),
     "work.delete": Names("webhookd.queue.acks:Acks.delete"),
     # Dead letters

@@ -88,13 +88,16 @@ class Steps:
         if self.silent:
             await asyncio.Event().wait()
 
+    async def give(self, *_: Any) -> tuple[bool, Failure | None]:
+        return False, None
+
     async def run(self, *_: Any) -> Failure | None:
         self.done.append("handlers")
         return self._failure
 
     def attempts(self) -> Attempts:
         parts: Any = self
-        return Attempts(parts, parts, parts, Turns(1), most=3, metrics=Metrics())
+        return Attempts(parts, parts, parts, parts, Turns(1), most=3, metrics=Metrics())
 
 
 BODY = EventReference(ID, "main", EVENT.event_type)

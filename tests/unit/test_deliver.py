@@ -52,6 +52,15 @@ def test_each_secret_signs() -> None:
     assert len(base64.b64decode(both.split(" ")[0].removeprefix("v1,"))) == 32
 
 
+@pytest.mark.parametrize("origin", ["webhook", "history", "import", "synthetic"])
+def test_no_synthetic_event_has_the_providers_signature(origin: str) -> None:
+    keys = [secret_bytes(SECRET)]
+    made = headers(message(origin=origin), b"{}", at=NOW, keys=keys, signature_key="0A" * 64)
+    assert ("X-ANET-Signature" in made) == (origin != "synthetic")
+    assert made["webhookd-origin"] == origin
+    assert "webhook-signature" in made, "the destination's own secret signs"
+
+
 def test_without_a_secret_or_a_key_there_is_no_signature() -> None:
     made = headers(message(), b"{}", at=NOW, keys=[], signature_key=None)
     assert {"webhook-signature", "X-ANET-Signature", "traceparent"}.isdisjoint(made)

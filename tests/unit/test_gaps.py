@@ -139,6 +139,20 @@ def test_no_day_is_whole_if_the_list_lacks_what_came() -> None:
     assert of_day(twice(own=recovered)).completeness is Completeness.NOT_KNOWN, "recovered events count, too"
 
 
+def test_a_list_that_was_empty_by_mistake_proves_no_day() -> None:
+    empty, full = (), (row("a"),)
+    found, whole = None, []
+    for hours, rows in enumerate([empty, full, full]):  # the row is in the history all the time
+        found = compared(*rows, own=ledger("a") if rows else ledger(), now=NOW + hours * APART, before=found)
+        whole.append(of_day(found).completeness is Completeness.WHOLE)
+    assert whole == [False, False, True], "two looks after the mistake, not one"
+    for own in (ledger("a"), replace(ledger(), recovered={"a": DAY}), Ledger({}, foreign=frozenset({"a"}))):
+        first = compared(*full, own=own, now=NOW)
+        for hours in (1, 2, 3):
+            later = compared(*empty, own=own, now=NOW + hours * APART, before=first)
+            assert of_day(later).completeness is Completeness.NOT_KNOWN, "an earlier look found a row"
+
+
 def test_no_day_is_whole_with_fewer_rows_than_an_earlier_look_found() -> None:
     own = Ledger({}, foreign=frozenset({"a", "b"}))
     found = compared(row("a"), row("b"), own=own, now=NOW - 9 * APART)

@@ -19,6 +19,8 @@ from tests.helpers.guide import anchor as anchor_of
 from webhookd.admin import guide
 from webhookd.admin.guide import FOLDER, Guide, build
 from webhookd.admin.markdown import Entry, listed, render
+from webhookd.dev.provider import TIMING
+from webhookd.settings import Settings
 
 ROOT = FOLDER.parent.parent
 PAGES = {"index", "handlers", "settings"}
@@ -285,3 +287,12 @@ def test_every_path_outside_the_guide_that_a_page_names_is_in_the_repository() -
             if not file.is_relative_to(ROOT) or not file.exists() or (anchor and anchor not in anchors.get(file, ())):
                 wrong.append(f"{page.name}: {link}")
     assert wrong == []
+
+
+def test_the_simulators_page_says_when_webhookd_takes_an_event_that_nobody_got() -> None:
+    text = " ".join((FOLDER / "simulate.md").read_text().split())
+    told = text.partition('"withheld": true')[2]
+    minutes = Settings.model_fields["gap_grace"].default / 60
+    assert f"older than `WEBHOOKD_GAP_GRACE`, which is {minutes:.0f} minutes unless set" in told
+    assert "`webhookd dev` has two seconds for both" in told
+    assert TIMING == {"gap_every": 2, "gap_grace": 2}

@@ -8,7 +8,7 @@ from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from webhookd.authorizenet.api.history import HistoryReader, Page
@@ -29,6 +29,8 @@ from webhookd.authorizenet.gaps import (
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
 OLD = NOW - timedelta(days=1)
 SALE = "net.authorize.payment.authcapture.created"
+MOST_PASSES = 5
+FEW = 20  # rows; a first page that is shorter, with an empty page after it, is a whole list
 
 
 def row(number: int, at: datetime | None = OLD) -> HistoryRow:
@@ -68,6 +70,114 @@ async def test_a_history_that_is_complete_is_whole_whatever_the_server_clamps_an
     assert history.complete, "a list that rests again is complete"
     if not history.moving:
         assert at_the_beginning <= {*history.rows}
+
+
+CHANGES = ("insert", "insert many", "insert young", "insert undated", "remove", "swap", "shuffle", "empty")
+
+
+class Restless:
+    """A list of the provider that changes while it is read, at the calls of `changes`. `passes` has all pages that it gave.
+
+    clamp: the most rows of a page. short: pages have fewer rows by chance. fixed: each page begins at the first row.
+    """
+
+    def __init__(
+        self, dice: random.Random, count: int, clamp: int, changes: dict[int, str], *, short: bool = False, fixed: bool = False
+    ) -> None:
+        self.dice = dice
+        self.number = 0
+        self.listed = [self.row() for _ in range(count)]
+        self.throughout = set(self.listed)  # the rows that the list had from the first call to the last one
+        self.clamp, self.short, self.fixed = clamp, short, fixed
+        self.changes = changes
+        self.changed: list[int] = []  # for each change, the number of the pass in which it happened, from 1
+        self.calls = 0
+        self.passes: list[list[tuple[HistoryRow, ...]]] = []
+
+    def row(self, kind: str = "") -> HistoryRow:
+        self.number += 1
+        at = NOW if kind == "insert young" else OLD - timedelta(days=self.dice.randrange(3))
+        return row(self.number, None if kind == "insert undated" else at)
+
+    def change(self, kind: str) -> None:
+        if kind in ("remove", "swap") and self.listed:
+            gone = self.listed.pop(self.dice.randrange(len(self.listed)))
+            self.throughout.discard(gone)
+        if kind.startswith("insert") or kind == "swap":
+            for _ in range(self.clamp if kind == "insert many" else 1):
+                place = 0 if kind == "insert many" else self.dice.randint(0, len(self.listed))
+                self.listed.insert(place, self.row(kind))
+        if kind == "shuffle":
+            self.dice.shuffle(self.listed)
+
+    async def page(self, offset: int, limit: int) -> HistoryPage:
+        if offset == 0:
+            self.passes.append([])
+        pages = self.passes[-1]
+        kind = self.changes.get(self.calls, "")
+        self.calls += 1
+        if kind == "empty" and len(pages) == 1 and len(pages[0]) < FEW:
+            kind = ""  # a short page with an empty page after it is a whole list: only a later look finds this mistake
+        if kind:
+            self.changed.append(len(self.passes))
+            self.change(kind)
+        size = self.dice.randint(1, min(limit, self.clamp)) if self.short else min(limit, self.clamp)
+        begin = 0 if self.fixed else offset
+        rows = () if kind == "empty" else tuple(self.listed[begin : begin + size])
+        pages.append(rows)
+        return HistoryPage(rows)
+
+
+def rows_of(pages: list[tuple[HistoryRow, ...]]) -> set[HistoryRow]:
+    return {one for page in pages for one in page}
+
+
+def has_ended(pages: list[tuple[HistoryRow, ...]]) -> bool:
+    """Returns whether a pass came to the end of its list: an empty page, or a short one that brought nothing new."""
+    return not pages[-1] or (len(pages[-1]) < len(pages[0]) and not {*pages[-1]} - rows_of(pages[:-1]))
+
+
+@given(
+    dice=st.randoms(use_true_random=False),
+    count=st.sampled_from([0, 1, FEW - 1, FEW, FEW + 1, 45, 90]),
+    clamp=st.sampled_from([FEW, 33, 1000]),
+    form=st.sampled_from(["plain", "short", "fixed"]),
+    changes=st.dictionaries(st.integers(0, 15), st.sampled_from(CHANGES), max_size=5),
+)
+@settings(max_examples=400)
+async def test_what_a_restless_list_showed_is_read_and_only_two_equal_passes_to_its_end_prove_it(
+    dice: random.Random, count: int, clamp: int, form: str, changes: dict[int, str]
+) -> None:
+    server = Restless(dice, count, clamp, changes, short=form == "short", fixed=form == "fixed")
+    history = await HistoryReader().read(server.page, NOW)
+    read = {*history.rows}
+    assert len({one.notification_id for one in read}) == len(history.rows)
+    assert read == set().union(*map(rows_of, server.passes)), "whatever any pass showed, and nothing else"
+    if len(server.passes) == 1:
+        (pages,) = server.passes
+        assert (len(pages), len(pages[-1])) == (2, 0), "one page, and an empty one"
+        assert len(pages[0]) < FEW
+        assert history.complete
+    else:
+        before, last = server.passes[-2:]
+        dates = {one.event_date for one in rows_of(before) ^ rows_of(last)}
+        assert history.complete == (has_ended(before) and has_ended(last) and None not in dates)
+        assert history.moving == {at.date() for at in dates if at is not None and at < NOW}
+    if form != "fixed" and max(server.changed, default=0) <= MOST_PASSES - 2:
+        assert history.complete, "a list that rests for two passes is complete"
+        assert not history.moving
+    if history.complete and len(server.changed) <= 1:
+        assert server.throughout <= read, "one change hides nothing"
+    if form != "fixed" and not server.changed:
+        assert len(server.passes) <= 2
+
+
+@given(calls=st.integers(2, 9))
+async def test_one_mistake_costs_a_long_pass_one_call_and_no_further_pass(calls: int) -> None:
+    server = Restless(random.Random(1), 100, 10, {calls: "empty"})
+    assert (await HistoryReader().read(server.page, NOW)).complete
+    at_rest = 2 * (10 + 2)  # an empty page at the end of a long pass is asked for once more
+    assert (len(server.passes), server.calls) == (2, at_rest + 1)
 
 
 async def test_a_quiet_account_costs_one_call_once_a_list_was_read_to_its_end() -> None:

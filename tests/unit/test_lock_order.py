@@ -20,6 +20,7 @@ ONE_ROW = {
     "delay_alert_message",
     "end_alert_state",
     "end_duty",
+    "end_wait_for_details",
     "fail_delivery",
     "fail_gaps",
     "forget_alert_channel",
@@ -28,7 +29,12 @@ ONE_ROW = {
     "mark_dead",
     "mark_processed",
     "mark_retrying",
+    "note_batches",
+    "note_late_renewal",
     "note_our_webhooks",
+    "note_subscription_list",
+    "note_swept",
+    "note_unsettled",
     "prove_writable",
     "put_back_delivery",
     "record_comparison",
@@ -41,6 +47,7 @@ ONE_ROW = {
     "set_provider_merchant",
     "take_back_attempt",
     "take_provider_try",
+    "wait_for_details",
 }
 
 

@@ -21,7 +21,8 @@ def registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     metrics = ProviderMetrics(registry)
     metrics.expect("default")
-    for gauge in (metrics.missing, metrics.unreadable, metrics.days_not_whole, metrics.compared, metrics.credentials_refused):
+    gauges = (metrics.missing, metrics.unreadable, metrics.days_not_whole, metrics.days_not_reconciled, metrics.compared)
+    for gauge in (*gauges, metrics.credentials_refused, metrics.swept, metrics.batches_open, metrics.reports_off):
         gauge.labels("default").set(1)
     metrics.note_webhook("default", "ok")
     metrics.note_webhook("default", "inactive")
@@ -46,6 +47,13 @@ def test_a_replica_that_has_given_an_account_back_reports_nothing_of_it() -> Non
     metrics.expect("default")
     metrics.credentials_refused.labels("default").set(1)
     metrics.note_webhook("default", "missing")
+    metrics.days_not_reconciled.labels("default").set(1)
+    metrics.reconciled_days.labels("default", "green").set(1)
     metrics.forget("default")
     left = {name for name, _, _ in series(registry) if not name.endswith("_created")}
-    assert left == {"webhookd_provider_calls_total", "webhookd_provider_recovered_total", "webhookd_provider_account_held"}
+    assert left == {
+        "webhookd_provider_calls_total",
+        "webhookd_provider_recovered_total",
+        "webhookd_provider_synthetic_events_total",
+        "webhookd_provider_account_held",
+    }

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.unit.test_settlement import LOOKS
 from webhookd.authorizenet.api.results import ReturnedItem
 from webhookd.authorizenet.settlement import Facts, merge
-from webhookd.authorizenet.synthetic import HELD_LIMIT, SyntheticEvent, Type, event_id, observe
+from webhookd.authorizenet.synthetic import HELD_LIMIT, SyntheticEvent, event_id, observe
+from webhookd.settings.synthetic_types import SyntheticType
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 ITEM = ReturnedItem("i1", NOW + timedelta(days=4), "R03")
@@ -52,24 +53,24 @@ def seen(*looks: Facts, account: str = "default") -> list[SyntheticEvent]:
     return found
 
 
-def types(*looks: Facts) -> list[Type]:
+def types(*looks: Facts) -> list[SyntheticType]:
     return [one.type for one in seen(*looks)]
 
 
 @pytest.mark.parametrize(
     ("facts", "wanted"),
     [
-        (SETTLED, Type.SETTLED),
-        (look("refundSettledSuccessfully", "b1"), Type.REFUND_SETTLED),
-        (look("settlementError", "b1"), Type.SETTLEMENT_FAILED),
-        (look("expired"), Type.EXPIRED),
-        (look("FDSPendingReview", days=2), Type.HELD_TOO_LONG),
+        (SETTLED, SyntheticType.SETTLED),
+        (look("refundSettledSuccessfully", "b1"), SyntheticType.REFUND_SETTLED),
+        (look("settlementError", "b1"), SyntheticType.SETTLEMENT_FAILED),
+        (look("expired"), SyntheticType.EXPIRED),
+        (look("FDSPendingReview", days=2), SyntheticType.HELD_TOO_LONG),
     ],
 )
-def test_a_change_makes_its_event_once(facts: Facts, wanted: Type) -> None:
-    (event,) = seen(PENDING if wanted is not Type.HELD_TOO_LONG else look("FDSPendingReview", days=1.9), facts, facts)
+def test_a_change_makes_its_event_once(facts: Facts, wanted: SyntheticType) -> None:
+    (event,) = seen(PENDING if wanted is not SyntheticType.HELD_TOO_LONG else look("FDSPendingReview", days=1.9), facts, facts)
     assert event.type is wanted
-    assert (event.account, event.transaction_id) == ("default", "1")
+    assert (event.account, event.entity_id) == ("default", "1")
     assert event.payload["settleAmount"] == Decimal("6.00")
     assert event.payload["id"] == "1"
     assert event.payload["entityName"] == "transaction"
@@ -87,30 +88,34 @@ def test_a_return_makes_an_event_for_each_item_beside_the_settlement() -> None:
     second = ReturnedItem("i2", None, None)
     found = seen(SETTLED, replace(SETTLED, returned_items=(ITEM,)), replace(SETTLED, returned_items=(ITEM, second)))
     assert [(one.type, one.payload.get("returnedItemId")) for one in found] == [
-        (Type.SETTLED, None),
-        (Type.RETURNED, "i1"),
-        (Type.RETURNED, "i2"),
+        (SyntheticType.SETTLED, None),
+        (SyntheticType.RETURNED, "i1"),
+        (SyntheticType.RETURNED, "i2"),
     ]
     assert (found[1].at, found[1].payload["returnCode"]) == (ITEM.returned_at, "R03")
-    assert types(replace(SETTLED, returned_items=(ITEM,))) == [Type.SETTLED, Type.RETURNED]
+    assert types(replace(SETTLED, returned_items=(ITEM,))) == [SyntheticType.SETTLED, SyntheticType.RETURNED]
 
 
 def test_no_event_comes_before_its_batch_or_its_item_is_known() -> None:
     assert seen(look("settledSuccessfully"), look("settledSuccessfully")) == []
-    assert types(look("settledSuccessfully"), SETTLED) == [Type.SETTLED]
-    assert types(replace(SETTLED, lists_returns=True)) == [Type.SETTLED]
+    assert types(look("settledSuccessfully"), SETTLED) == [SyntheticType.SETTLED]
+    assert types(replace(SETTLED, lists_returns=True)) == [SyntheticType.SETTLED]
 
 
 def test_ids_are_the_same_for_ever() -> None:
-    assert event_id("default", Type.SETTLED, "1", "b1") == UUID("ed6d12cc-e4bb-55d7-affa-9f6bb2a3c17d")
+    assert event_id("default", SyntheticType.SETTLED, "1", "b1") == UUID("ed6d12cc-e4bb-55d7-affa-9f6bb2a3c17d")
     (event,) = seen(SETTLED)
-    assert event.id == event_id("default", Type.SETTLED, "1", "b1")
+    assert event.id == event_id("default", SyntheticType.SETTLED, "1", "b1")
     assert event.id.version == 5
 
 
 def test_ids_differ_by_account_type_transaction_and_key() -> None:
-    parts = [("a", Type.SETTLED, "1", "2"), ("b", Type.SETTLED, "1", "2"), ("a", Type.RETURNED, "1", "2")]
-    parts += [("a", Type.SETTLED, "12", ""), ("a", Type.SETTLED, "1", "3")]
+    parts = [
+        ("a", SyntheticType.SETTLED, "1", "2"),
+        ("b", SyntheticType.SETTLED, "1", "2"),
+        ("a", SyntheticType.RETURNED, "1", "2"),
+    ]
+    parts += [("a", SyntheticType.SETTLED, "12", ""), ("a", SyntheticType.SETTLED, "1", "3")]
     assert len({event_id(*one) for one in parts}) == len(parts)
 
 
@@ -119,18 +124,18 @@ def test_a_failure_is_reported_for_each_batch_and_the_settlement_after_it_correc
     settled = look("settledSuccessfully", "b3", days=2)
     found = seen(first, second, first, settled, second)
     assert [(one.type, one.payload["batchId"]) for one in found] == [
-        (Type.SETTLEMENT_FAILED, "b1"),
-        (Type.SETTLEMENT_FAILED, "b2"),
-        (Type.SETTLED, "b3"),
+        (SyntheticType.SETTLEMENT_FAILED, "b1"),
+        (SyntheticType.SETTLEMENT_FAILED, "b2"),
+        (SyntheticType.SETTLED, "b3"),
     ]
-    assert types(second, first) == [Type.SETTLEMENT_FAILED] * 2, "the earlier failure was seen later"
+    assert types(second, first) == [SyntheticType.SETTLEMENT_FAILED] * 2, "the earlier failure was seen later"
     assert found[-1].payload["corrects"] == "settlement failed"
     assert "corrects" not in seen(PENDING, settled)[0].payload
 
 
 def test_what_is_untrue_after_the_settlement_is_not_reported() -> None:
     stale = [look("settlementError", "b0"), look("expired"), look("FDSPendingReview", days=9)]
-    assert types(SETTLED, *stale) == [Type.SETTLED]
+    assert types(SETTLED, *stale) == [SyntheticType.SETTLED]
 
 
 def test_a_hold_is_too_long_from_the_limit_on_and_its_date_does_not_depend_on_the_look() -> None:
@@ -144,7 +149,7 @@ def test_a_hold_is_too_long_from_the_limit_on_and_its_date_does_not_depend_on_th
 
 def test_a_hold_is_reported_once_even_if_a_stale_look_knows_more() -> None:
     long = replace(look("FDSPendingReview", days=5), amount=None)
-    assert types(long, look("FDSPendingReview"), look("FDSPendingReview", days=6)) == [Type.HELD_TOO_LONG]
+    assert types(long, look("FDSPendingReview"), look("FDSPendingReview", days=6)) == [SyntheticType.HELD_TOO_LONG]
 
 
 @st.composite
@@ -172,12 +177,12 @@ def check(events: list[SyntheticEvent]) -> None:
     """Asserts what is true of the events of any looks: none comes twice, and none contradicts an earlier one."""
     assert len({one.id for one in events}) == len(events)
     kinds = [one.type for one in events]
-    settled = [index for index, one in enumerate(kinds) if one in (Type.SETTLED, Type.REFUND_SETTLED)]
+    settled = [index for index, one in enumerate(kinds) if one in (SyntheticType.SETTLED, SyntheticType.REFUND_SETTLED)]
     assert len(settled) <= 1
-    assert kinds.count(Type.EXPIRED) <= 1
-    assert kinds.count(Type.HELD_TOO_LONG) <= 1
+    assert kinds.count(SyntheticType.EXPIRED) <= 1
+    assert kinds.count(SyntheticType.HELD_TOO_LONG) <= 1
     for index in settled:
-        assert set(kinds[index + 1 :]) <= {Type.RETURNED}
+        assert set(kinds[index + 1 :]) <= {SyntheticType.RETURNED}
 
 
 @given(lives(), st.randoms(use_true_random=False))
@@ -207,3 +212,20 @@ def test_even_looks_that_contradict_each_other_make_no_event_twice(looks: list[F
     before = reduce(merge, looks) if looks else None
     for one in looks:
         assert observe("default", before, one).events == ()
+
+
+@pytest.mark.parametrize("later", ["settledSuccessfully", "refundSettledSuccessfully"])
+def test_a_transaction_that_a_second_batch_lists_as_settled_settles_once(later: str) -> None:
+    again = look(later, "b9", days=9)
+    assert types(SETTLED, again, SETTLED) == [SyntheticType.SETTLED]
+
+
+@pytest.mark.parametrize(("status", "state"), [("expired", "expired"), ("voided", "voided"), ("declined", "declined")])
+def test_a_settlement_after_a_state_without_money_names_this_state(status: str, state: str) -> None:
+    settled = seen(look(status), SETTLED)[-1]
+    assert (settled.type, settled.payload["corrects"]) == (SyntheticType.SETTLED, state)
+
+
+def test_the_failure_of_an_earlier_batch_names_that_batch_even_if_it_is_seen_later() -> None:
+    failures = seen(look("settlementError", "b2", days=1), look("settlementError", "b1"))
+    assert [one.payload["batchId"] for one in failures] == ["b2", "b1"]

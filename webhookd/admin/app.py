@@ -25,6 +25,7 @@ from webhookd.admin.operation_routes import OperationRoutes
 from webhookd.admin.pages import pages
 from webhookd.admin.provider_routes import ProviderRoutes
 from webhookd.admin.quarantine_routes import QuarantineRoutes
+from webhookd.admin.reconciliation_routes import ReconciliationRoutes
 from webhookd.admin.refused_routes import RefusedRoutes
 from webhookd.admin.route import Route, refusals, refused
 from webhookd.admin.sign_in import SignInRoutes
@@ -40,6 +41,7 @@ from webhookd.operate.gap_orders import GapOrders
 from webhookd.operate.operations import Operations
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.operate.quarantine import Quarantine
+from webhookd.operate.reconciling import Reconciler
 from webhookd.receive.app import live
 from webhookd.runtime.loops import Loop
 from webhookd.store.receipts import Receipts
@@ -72,6 +74,7 @@ def admin_app(
     runner: Loop,
     alerts: Alerts,
     deliver: DeliverRole,
+    reconciler: Callable[[], Reconciler],
 ) -> web.Application:
     """Builds the aiohttp application of the admin listener."""
     events = Events(statements)
@@ -87,6 +90,7 @@ def admin_app(
         *DestinationReplayRoutes(destinations, operations).routes(),
         *ProviderRoutes(statements).routes(),
         *GapRoutes(GapOrders(statements)).routes(),
+        *ReconciliationRoutes(reconciler).routes(),
         *TimelineRoutes(statements).routes(),
         *AlertRoutes(alerts).routes(),
         *StatisticsRoutes(statements, destinations, health, metrics).routes(),

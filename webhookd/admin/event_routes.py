@@ -139,7 +139,7 @@ class EventInFull(EventRow):
         Origin,
         Field(
             description="webhook; history, if no webhook came and webhookd took the event from Authorize.Net's history; "
-            "import, if it was imported without a signature."
+            "synthetic, if webhookd made it of what no webhook reports; import, if it was imported without a signature."
         ),
     ]
     verified: Annotated[bool, Field(description="A Signature Key verified the body.")]

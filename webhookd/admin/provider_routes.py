@@ -14,6 +14,7 @@ from webhookd.errors import NotFoundError
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.store.queries import queries
 
+_MOST_COUNTED = 10_000  # tests of an account
 _SHOWN = 20  # calls, changes, tests and unreadable notifications that an account shows
 
 
@@ -94,7 +95,7 @@ class ProviderChange(Shape):
 
 
 class ProviderTest(Shape):
-    """A sample that a ping brought. No handler and no destination gets such a sample."""
+    """A notification that is a test: a ping's sample, or one with the payload id 0. No handler and no destination gets it."""
 
     received_at: Time
     notification_id: str
@@ -120,6 +121,13 @@ class ProviderAccountInFull(ProviderAccount):
     calls: list[ProviderCall]
     changes: list[ProviderChange]
     tests: list[ProviderTest]
+    tests_in_a_week: Annotated[
+        int,
+        Field(
+            description="The notifications of the last seven days that were kept as tests and became no events, at most "
+            "10,000: samples of pings, and notifications with the payload id 0, as in test mode."
+        ),
+    ]
     unreadable: list[UnreadableNotification]
 
 
@@ -191,7 +199,8 @@ class ProviderRoutes:
             key: [shape(**row) for row in await self._statements.all(query, account=name, limit=_SHOWN)]
             for key, (query, shape) in lists.items()
         }
-        return ProviderAccountInFull(**found, **rows)
+        kept = await self._statements.one(queries.count_provider_tests, account=name, most=_MOST_COUNTED)
+        return ProviderAccountInFull(**found, **rows, tests_in_a_week=kept)
 
     async def list_days(self, call: Call) -> ProviderDays:
         """List the days of an account: what the provider's history lists, what webhookd has, and whether the day is whole."""

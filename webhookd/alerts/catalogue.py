@@ -188,6 +188,15 @@ _LIST = (
         6 * 3600,
         "provider",
     ),
+    Condition(  # money that somebody must look for, but not at night
+        "day_not_reconciled",
+        _TICKET,
+        "A settlement day does not agree with Authorize.Net's books",
+        "/guide/runbook-reconcile#webhookddaynotreconciled",
+        "of the last 14 settlement days, one that has been over for three days has differences or is not known",
+        3600,
+        "provider",
+    ),
     Condition(  # as with the credentials
         "provider_unreachable",
         _TICKET,

@@ -90,6 +90,7 @@ class Provider:
     refused: whether the provider refuses the credentials. uncompared: the seconds since a comparison with the history ended.
     webhook: the state of the webhook. days: the number of days that are over and not whole, `oldest` the first of them.
     missing: the notifications of these days that the ledger lacks.
+    unreconciled: the number of settlement days that should be green and are not, `unreconciled_from` the first of them.
     """
 
     account: str
@@ -99,6 +100,8 @@ class Provider:
     days: int = 0
     oldest: date | None = None
     missing: int = 0
+    unreconciled: int = 0
+    unreconciled_from: date | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -232,6 +235,12 @@ def _providers(facts: Facts) -> Iterator[Finding]:
         if one.oldest is not None:
             detail = f"Days of the account {account} that are not whole: {one.days}, from {one.oldest}. Missing: {one.missing}."
             yield Finding("day_not_whole", account, detail)
+        if one.unreconciled_from is not None:
+            detail = (
+                f"Settlement days of the account {account} that differ or are not known: {one.unreconciled}, from "
+                f"{one.unreconciled_from}. Run `webhookd reconcile --from {one.unreconciled_from}`."
+            )
+            yield Finding("day_not_reconciled", account, detail)
 
 
 def _upkeep(facts: Facts) -> Iterator[Finding]:

@@ -30,7 +30,8 @@ class Books(StrEnum):
 
 _TO_DO = {
     (Kind.NOT_HERE, Books.WEBHOOKD): (
-        "Close the gap with `webhookd sync`. If nothing comes, look whether the webhook was inactive or lacked the event type."
+        "Close the gap with `webhookd gaps close --since DAY`. If nothing comes, look whether the webhook was inactive or "
+        "lacked the event type: `webhookd provider check`."
     ),
     (Kind.NOT_HERE, Books.SHOP): "Find the order by the invoice number, and enter the payment or refund in the shop's books.",
     (Kind.NOT_AT_PROVIDER, Books.WEBHOOKD): (
@@ -45,13 +46,17 @@ _TO_DO = {
     ),
     (Kind.AMOUNT_DIFFERS, Books.SHOP): "Correct the amount in the shop's books: the provider's amount is what settled.",
     (Kind.STATE_DIFFERS, Books.WEBHOOKD): (
-        "Close the gap with `webhookd sync`: an event of the transaction was missed, or is dead."
+        "An event of the transaction was missed, or is dead. Look at `webhookd events list --entity-id ID`, and close the gap "
+        "with `webhookd gaps close --since DAY`."
     ),
     (Kind.STATE_DIFFERS, Books.SHOP): "Correct the state in the shop's books, and look why its handler did not do it.",
     (Kind.CAPTURED_TWICE, Books.PROVIDER): (
         "Look whether the customer paid twice. If so, refund one transaction. If the order was split, nothing is to be done."
     ),
-    (Kind.DEAD, Books.WEBHOOKD): "Mend what failed, then rerun the dead event, so that its effect takes place.",
+    (Kind.DEAD, Books.WEBHOOKD): (
+        "Mend what failed, then redrive the event, so that its effect takes place: `webhookd dead-letters list`, then "
+        "`webhookd dead-letters redrive ID`. A delivery has `webhookd destinations` instead."
+    ),
     (Kind.REFUND_WITHOUT_SALE, Books.PROVIDER): (
         "Find the sale in the Merchant Interface. If there is none, ask who refunded: an unlinked refund can be fraud."
     ),

@@ -11,6 +11,7 @@ import orjson
 from webhookd.authorizenet import body as bodies
 from webhookd.authorizenet.content import content_key
 from webhookd.errors import Unusable, UnusableError
+from webhookd.settings.synthetic_types import SYNTHETIC_PREFIX, SyntheticType
 
 PREFIX = "net.authorize."  # the beginning of every event type of the provider
 EVENT_TYPES: tuple[str, ...] = tuple(
@@ -60,21 +61,27 @@ def canonical(event_type: str) -> str:
 
 
 def whole_pattern(pattern: str) -> str:
-    """Returns the full pattern of event types: `net.authorize.` may be left out, as in `payment.*`. `*` stands for any text."""
+    """Returns the full pattern of event types: `net.authorize.` may be left out, as in `payment.*`. `*` stands for any text.
+
+    The types of synthetic events begin with `webhookd.`, which may not be left out.
+    """
     start, _, _ = pattern.partition("*")
     # `net*` and `*` begin like the prefix, so they need no prefix.
-    whole = start.startswith("net.") or PREFIX.startswith(start)
+    whole = start.startswith(("net.", SYNTHETIC_PREFIX)) or PREFIX.startswith(start)
     return pattern if whole else PREFIX + pattern
 
 
-def nearest_type(pattern: str) -> str:
+def nearest_type(pattern: str, *, synthetic: bool = False) -> str:
     """Returns the known event type that is most like `pattern`, or a pattern of known types if `pattern` has a `*`.
 
     `net.authorize.` is left out if `pattern` leaves it out.
+    synthetic: whether a pattern that begins as the types of synthetic events do means one of these.
     """
-    known = list(EVENT_TYPES)
+    known: list[str] = list(EVENT_TYPES)
+    if synthetic and pattern.startswith(SYNTHETIC_PREFIX):
+        known = [one.value for one in SyntheticType]
     if "*" in pattern:
-        known = sorted({f"{name[:dot]}.*" for name in EVENT_TYPES for dot in range(len(PREFIX), len(name)) if name[dot] == "."})
+        known = sorted({f"{name[:dot]}.*" for name in known for dot in range(len(PREFIX), len(name)) if name[dot] == "."})
     by_spelling = {name.lower(): name for name in known}
     (found,) = difflib.get_close_matches(whole_pattern(pattern).lower(), by_spelling, n=1, cutoff=0.0)
     name = by_spelling[found]

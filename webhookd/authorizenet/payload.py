@@ -8,7 +8,7 @@ from typing import Any
 from webhookd.authorizenet.body import load, read
 
 # The payload's money fields: JSON numbers, which become Decimal even if they are written as integers.
-_MONEY = ("authAmount", "amount")
+_MONEY = ("authAmount", "amount", "settleAmount")
 _TOO_MUCH = Decimal(10) ** 15
 
 

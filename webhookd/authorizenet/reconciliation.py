@@ -27,7 +27,7 @@ _DAY = timedelta(days=1)
 # Provider's state → the words for it in other books. webhookd's timeline has "captured" until it hears more, so a sale whose
 # money did not come differs from "captured".
 _WORDS = {
-    State.SETTLED: {"captured", "settled"},
+    State.SETTLED: {"captured", "settled", "approved"},  # the approval of a held sale captures it, and no event follows
     State.REFUND_SETTLED: {"refunded", "refund settled"},
     State.SETTLEMENT_FAILED: {"settlement failed"},
     State.RETURNED: {"returned"},
@@ -35,7 +35,7 @@ _WORDS = {
     State.CHARGEBACK_REVERSAL: {"chargeback reversal"},
     State.EXPIRED: {"expired", "authorized", "approved", "held"},
     State.DECLINED: {"declined"},
-    State.VOIDED: {"voided"},
+    State.VOIDED: {"voided", "declined"},  # who declines a held authorization voids it
     State.ERROR: {"error"},
 }
 # The return of an eCheck is a row of its own, which no webhook announces: the books show it at the original.
@@ -59,6 +59,20 @@ class ShopRow(NamedTuple):
     state: str | None
 
 
+class Agreed(NamedTuple):
+    """Settled charges that whoever read the day compared already: their number, their sum, and their days in UTC.
+
+    Each is in one batch, with the same amount and state in webhookd's books, no dead event, and an invoice number of its own.
+    """
+
+    number: int = 0
+    amount: Decimal = Decimal(0)
+    days: Collection[date] = frozenset()
+
+
+_NONE = Agreed()
+
+
 @dataclass(slots=True, frozen=True)
 class Inputs:
     """All that a reconciliation reads.
@@ -72,6 +86,8 @@ class Inputs:
     captures: invoice numbers → the ids of their captures, on any day.
     whole_days: the days in UTC for which webhookd's history is whole (`gaps.Completeness.WHOLE`).
     listed_at: the time of the last complete list of batches; None if there is none.
+    agreed: transactions of the day that are neither in `facts` nor in `ours`, since they agree.
+    doubts: further reasons why the day is not known, in plain words.
     """
 
     checks: Sequence[Check]
@@ -83,6 +99,8 @@ class Inputs:
     captures: Mapping[str, Collection[str]] = field(default_factory=dict)
     whole_days: Collection[date] = frozenset()
     listed_at: datetime | None = None
+    agreed: Agreed = _NONE
+    doubts: Collection[str] = ()
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,7 +108,8 @@ class Report:
     """The reconciliation of a settlement day.
 
     day: the day in the account's zone. begins, ends: its limits in UTC; a day has 23 or 25 hours if the clock changes.
-    matched: the ids of the transactions with money on which all books agree, sorted.
+    matched: the ids of the transactions with money on which all books agree, sorted; without those that agreed before.
+    agreed: the number of these.
     without_money: the number of the day's transactions that moved no money.
     charged, refunded: the sums of what settled. A returned eCheck is no part of them.
     findings: the differences, in a stable order.
@@ -110,6 +129,12 @@ class Report:
     reasons: tuple[str, ...]
     batches: tuple[str, ...]
     totals: Mapping[str, Totals]
+    agreed: int = 0
+
+    @property
+    def in_agreement(self) -> int:
+        """Returns the number of all transactions with money on which all books agree."""
+        return self.agreed + len(self.matched)
 
     @property
     def is_green(self) -> bool:
@@ -139,6 +164,7 @@ def reconcile(day: date, zone: tzinfo, inputs: Inputs, as_of: datetime, late: ti
     money = [one for one in rows if one.state not in _NO_MONEY]
     reasons = {reason for one in checks for reason in one.reasons}
     reasons |= {*_undated(inputs, ends), *_strays(day, zone, inputs), *_unlisted(inputs, ends, late), *_unknown(rows, inputs)}
+    reasons |= {*inputs.doubts, *(_not_whole(one) for one in {*inputs.agreed.days} - {*inputs.whole_days})}
     return Report(
         day,
         begins,
@@ -146,12 +172,13 @@ def reconcile(day: date, zone: tzinfo, inputs: Inputs, as_of: datetime, late: ti
         as_of,
         matched=tuple(one.id for one in money if one.id not in touched and not one.state.is_open),
         without_money=len(rows) - len(money),
-        charged=_sum(one for one in rows if one.state is State.SETTLED),
+        charged=_sum(one for one in rows if one.state is State.SETTLED) + inputs.agreed.amount,
         refunded=_sum(one for one in rows if one.state is State.REFUND_SETTLED),
         findings=tuple(sorted(findings, key=lambda one: one.order)),
         reasons=tuple(sorted(reasons)),
         batches=tuple(sorted(batches)),
         totals={one.batch.id: one.totals for one in checks},
+        agreed=inputs.agreed.number,
     )
 
 
@@ -188,12 +215,16 @@ def _unlisted(inputs: Inputs, ends: datetime, late: timedelta) -> Iterator[str]:
         yield f"the provider's batches were last listed at {inputs.listed_at.isoformat()}, before the day was surely complete"
 
 
+def _not_whole(day: date) -> str:
+    return f"webhookd's history is not known to be whole for {day.isoformat()} (UTC)"
+
+
 def _unknown(rows: Sequence[Facts], inputs: Inputs) -> Iterator[str]:
     for one in rows:
         if one.submitted_at is None:
             yield f"transaction {one.id}: the provider reports no date, so webhookd's history cannot be judged"
         elif (day := one.submitted_at.astimezone(UTC).date()) not in inputs.whole_days:
-            yield f"webhookd's history is not known to be whole for {day.isoformat()} (UTC)"
+            yield _not_whole(day)
         if one.needs_details:
             yield f"transaction {one.id}: its details are not read yet"
         if one.state.is_open:
@@ -245,13 +276,20 @@ def _compared(
             if moved:
                 yield Finding(Kind.NOT_HERE, books, number, (number,), provider=row.amount, batch_id=row.batch_id)
             continue
-        if moved and (row.amount is None or row.amount != other.amount):
+        if moved and not _same_amount(row, other.amount):
             yield Finding(Kind.AMOUNT_DIFFERS, books, number, (number,), row.amount, other.amount, row.batch_id)
         words = _WORDS.get(row.state)
         if words is not None and other.state is not None and other.state.casefold() not in words:
             yield Finding(Kind.STATE_DIFFERS, books, number, (number,), row.state.value, other.state, row.batch_id)
     for number in others.keys() - at_provider.keys() - set(elsewhere):
         yield Finding(Kind.NOT_AT_PROVIDER, books, number, (number,), other=others[number].amount)
+
+
+def _same_amount(row: Facts, other: Decimal | None) -> bool:
+    """Returns whether an amount is the provider's. Books may have a refund as a negative amount; the provider never does."""
+    if row.amount is None or other is None:
+        return False
+    return row.amount == (abs(other) if row.is_refund else other)
 
 
 def _captured_twice(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:

@@ -11,7 +11,8 @@ The rules, on top of those of `settlement.merge`:
 3. What a higher state made untrue is not reported any more: no failure, expiry or hold after the settlement. If a settlement
    follows a state without money that was reported or known, the event's payload has this state as `corrects`.
 
-Store the merged facts and the events in one transaction of the database. Facts without their events would lose the events.
+Commit the events first, then the merged facts. A crash in between makes the same events again, which are duplicates. Facts
+without their events would lose the events.
 """
 
 from __future__ import annotations
@@ -21,39 +22,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from webhookd.authorizenet.settlement import Facts, State, merge
+from webhookd.settings.synthetic_types import SyntheticType
 
 HELD_LIMIT = timedelta(days=3)  # the provider's own limits are likely five days and, for authorised ones, thirty
 _NAMESPACE = UUID("5f0a4b0c-7d6e-5b57-9d3e-3a8c1f2e6b90")  # never change it: all events would come a second time
-_PREFIX = "webhookd.transaction."
 
 Value = str | int | Decimal
 
 
-class Type(StrEnum):
-    """The types of synthetic events of transactions."""
-
-    SETTLED = _PREFIX + "settled"
-    SETTLEMENT_FAILED = _PREFIX + "settlement_failed"
-    REFUND_SETTLED = _PREFIX + "refund_settled"
-    RETURNED = _PREFIX + "returned"
-    EXPIRED = _PREFIX + "expired"
-    HELD_TOO_LONG = _PREFIX + "held_too_long"
-
-
 # Of a transaction with one of these, no other one of these is reported.
-_SETTLED = {State.SETTLED: Type.SETTLED, State.REFUND_SETTLED: Type.REFUND_SETTLED}
+_SETTLED = {State.SETTLED: SyntheticType.SETTLED, State.REFUND_SETTLED: SyntheticType.REFUND_SETTLED}
 _WITHOUT_MONEY = (State.ERROR, State.DECLINED, State.EXPIRED, State.VOIDED, State.SETTLEMENT_FAILED)
 
 
 class _Milestone(NamedTuple):
     """The reason of an event. `key`: the batch or the returned item, or "" if the type occurs once in a life."""
 
-    type: Type
+    type: SyntheticType
     key: str
     at: datetime | None
 
@@ -62,21 +51,22 @@ class _Milestone(NamedTuple):
 class SyntheticEvent:
     """An event for the ledger.
 
+    entity_id: the id of the transaction, or of the subscription.
     at: the provider's date: of the settlement, of the return; for a hold, the time from which it was too long. None if the
         provider reports none. The time of the look never stands here: the event must be the same after each sweep.
     payload: JSON's values, with amounts as Decimal. `id` and `entityName` are named as in the provider's own payloads.
     """
 
     id: UUID
-    type: Type
+    type: SyntheticType
     account: str
-    transaction_id: str
+    entity_id: str
     at: datetime | None
     payload: Mapping[str, Value] = field(default_factory=dict)
 
 
 class Change(NamedTuple):
-    """The result of a look: the facts to store, and the events to store with them."""
+    """The result of a look: the facts to store, and the events to store before them."""
 
     facts: Facts
     events: tuple[SyntheticEvent, ...]
@@ -95,13 +85,13 @@ def observe(account: str, before: Facts | None, seen: Facts, held_limit: timedel
     settled = any(one.type in _SETTLED.values() for one in reached)
     events = [
         _event(account, one, before, after)
-        for one in sorted(set(_milestones(after, held_limit)), key=lambda one: (list(Type).index(one.type), one.key))
+        for one in sorted(set(_milestones(after, held_limit)), key=lambda one: (list(SyntheticType).index(one.type), one.key))
         if (one.type, one.key) not in done and not (settled and one.type in _SETTLED.values())
     ]
     return Change(after, tuple(events))
 
 
-def event_id(account: str, event_type: Type, transaction_id: str, key: str = "") -> UUID:
+def event_id(account: str, event_type: SyntheticType, transaction_id: str, key: str = "") -> UUID:
     """Returns the id of an event. `key`: the id of the batch or of the returned item."""
     return uuid5(_NAMESPACE, json.dumps([account, event_type, transaction_id, key]))
 
@@ -112,17 +102,19 @@ def _milestones(facts: Facts, held_limit: timedelta) -> Iterator[_Milestone]:
         yield _Milestone(_SETTLED[state], facts.batch_id, facts.settled_at)
     if state is State.SETTLEMENT_FAILED:
         for batch_id in facts.failed_batches:
-            yield _Milestone(Type.SETTLEMENT_FAILED, batch_id, facts.settled_at if batch_id == facts.batch_id else None)
+            yield _Milestone(
+                SyntheticType.SETTLEMENT_FAILED, batch_id, facts.settled_at if batch_id == facts.batch_id else None
+            )
     for item in facts.returned_items:
-        yield _Milestone(Type.RETURNED, item.id, item.returned_at)
+        yield _Milestone(SyntheticType.RETURNED, item.id, item.returned_at)
     if state is State.EXPIRED:
-        yield _Milestone(Type.EXPIRED, "", None)
+        yield _Milestone(SyntheticType.EXPIRED, "", None)
     if state is State.HELD and facts.submitted_at is not None and facts.seen_at - facts.submitted_at >= held_limit:
-        yield _Milestone(Type.HELD_TOO_LONG, "", facts.submitted_at + held_limit)
+        yield _Milestone(SyntheticType.HELD_TOO_LONG, "", facts.submitted_at + held_limit)
 
 
 def _event(account: str, reason: _Milestone, before: Facts | None, facts: Facts) -> SyntheticEvent:
-    in_batch = reason.type in (*_SETTLED.values(), Type.SETTLEMENT_FAILED)
+    in_batch = reason.type in (*_SETTLED.values(), SyntheticType.SETTLEMENT_FAILED)
     codes = {one.id: one.code for one in facts.returned_items}
     corrected = reason.type in _SETTLED.values() and before is not None and before.settlement in _WITHOUT_MONEY
     payload: dict[str, Value | None] = {
@@ -135,8 +127,8 @@ def _event(account: str, reason: _Milestone, before: Facts | None, facts: Facts)
         "invoiceNumber": facts.invoice_number,
         "subscriptionId": facts.subscription_id,
         "paymentNumber": facts.payment_number,
-        "returnedItemId": reason.key if reason.type is Type.RETURNED else None,
-        "returnCode": codes.get(reason.key) if reason.type is Type.RETURNED else None,
+        "returnedItemId": reason.key if reason.type is SyntheticType.RETURNED else None,
+        "returnCode": codes.get(reason.key) if reason.type is SyntheticType.RETURNED else None,
         "corrects": before.settlement.value if corrected and before else None,
     }
     known = {name: value for name, value in payload.items() if value is not None}

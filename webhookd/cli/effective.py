@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from webhookd.settings.destinations import DestinationSettings
     from webhookd.settings.sources import Layer
 
-_URLS = ("database_url", "redis_url")
+_URLS = ("database_url", "redis_url", "shop_database_url")
 _TOKENS = ("admin_tokens", "read_tokens")
-_OF_THE_PROVIDER = ("api_login_id", "transaction_key", "provider", "public_url")
-_KEYS = ("signature_keys", "api_login_id", "transaction_key")
+_OF_THE_PROVIDER = ("api_login_id", "transaction_key", "provider", "public_url", "time_zone")
+_KEYS = ("signature_keys", "api_login_id", "transaction_key", "shop_query")
 _DEFAULT = "default"
 
 
@@ -50,7 +50,7 @@ def _shown(name: str, value: Any) -> str:
     from webhookd.settings.values import revealed, without_password
 
     if name in _URLS:
-        return without_password(value)
+        return "" if value is None else without_password(value)
     if name in _KEYS:
         return _fingerprints(value if isinstance(value, tuple) else filter(None, [value]))
     if name in _TOKENS:

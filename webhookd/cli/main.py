@@ -31,6 +31,7 @@ from webhookd.cli.operator import (
     listen_command,
     operation_commands,
     quarantine_commands,
+    reconcile_command,
     refused_commands,
     stats_commands,
     timeline_commands,
@@ -68,6 +69,7 @@ for group in (
 ):
     app.add_typer(group.app)
 app.command("stats", help=stats_commands.HELP)(stats_commands.stats)
+app.command("reconcile", help=reconcile_command.HELP)(reconcile_command.reconcile)
 app.command("health", help=health_command.HELP)(health_command.health)
 app.command("listen", help=listen_command.HELP)(listen_command.listen)
 

@@ -19,6 +19,7 @@ import orjson
 
 from webhookd.authorizenet import body as bodies
 from webhookd.authorizenet.signature import sign
+from webhookd.event import SYNTHETIC
 
 _LONGEST_TYPE = 200  # characters of an event type in a header
 # Printable ASCII without the percent sign. Other characters of an event type, which the provider's body holds, are escaped.
@@ -81,7 +82,8 @@ def headers(message: Message, content: bytes, *, at: datetime, keys: list[bytes]
     content: the bytes that are sent.
     at: the time of the attempt.
     keys: the keys of the destination's secrets.
-    signature_key: the account's first Signature Key; None if this process does not know the account.
+    signature_key: the account's first Signature Key; None if this process does not know the account. A synthetic event is never
+        signed with this key, since the provider has not sent the event.
     """
     timestamp = int(at.timestamp())
     made = {
@@ -98,7 +100,7 @@ def headers(message: Message, content: bytes, *, at: datetime, keys: list[bytes]
     }
     if keys:
         made["webhook-signature"] = signature(made["webhook-id"], timestamp, content, keys)
-    if signature_key is not None:
+    if signature_key is not None and message.origin != SYNTHETIC:
         made["X-ANET-Signature"] = sign(content, signature_key)
     if message.traceparent is not None:
         made["traceparent"] = message.traceparent

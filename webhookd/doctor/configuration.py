@@ -14,7 +14,8 @@ from webhookd.http.certificate import usable
 from webhookd.process import handlers, loading
 from webhookd.process.callables import told
 from webhookd.process.retry import Policy
-from webhookd.settings import Settings
+from webhookd.settings import Role, Settings
+from webhookd.settings.provider import provider_accesses
 
 _CERTIFICATE_DAYS = 14  # certificate managers renew a month ahead
 _KEY_SHAPE = "a Signature Key of Authorize.Net has 128 hexadecimal digits: copy the whole key"
@@ -58,6 +59,27 @@ def _handlers(settings: Settings) -> list[Finding]:
             Finding(f"hook {hook.name}", Verdict.OK, f"starts with the daemon; {told(hook.function)}")
             for hook in registered.hooks
         ),
+        *_details(settings),
+    ]
+
+
+def _details(settings: Settings) -> list[Finding]:
+    """Returns a warning for each account whose handlers wait for details that nobody can fetch.
+
+    A process without the role `sync` does not read the credentials, so its settings prove nothing.
+    """
+    waiting = sorted({one.name for one in handlers.registered if one.details})
+    if not waiting or Role.SYNC not in settings.roles:
+        return []
+    names = ", ".join(waiting)
+    return [
+        Finding(
+            f"details of {account}",
+            Verdict.WARNING,
+            f"{names} has details=True, and the account has no API credentials, so its events would wait and then be dead: set "
+            "its API Login ID and its Transaction Key (WEBHOOKD_API_LOGIN_ID, WEBHOOKD_TRANSACTION_KEY)",
+        )
+        for account in sorted(settings.keys_by_account.keys() - provider_accesses(settings).keys())
     ]
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import CredentialsRefusedError, FeatureOffError, ProviderError
+from webhookd.authorizenet.api.refusals import Refusals
 from webhookd.authorizenet.api.results import Merchant
 from webhookd.doctor.finding import Finding, Verdict
-from webhookd.errors import WebhookdError
+from webhookd.doctor.stored import refused_until, stored
 from webhookd.settings import Role, Settings
 from webhookd.settings.provider import NAMED, ProviderAccess, provider_accesses
 from webhookd.settings.sources import PREFIX
-from webhookd.sqs.rds import RdsTokens
-from webhookd.store.postgresql_problem import explained
-from webhookd.store.provider_webhooks import Known, known_of
-from webhookd.store.queries import queries
-from webhookd.store.session import Server
+from webhookd.store.provider_webhooks import Known
 from webhookd.sync.finding import WebhookState, find
 
 _TIMEOUT = 5.0  # seconds of a call
@@ -33,42 +29,32 @@ async def examine_provider(settings: Settings) -> list[Finding]:
     if Role.SYNC not in settings.roles:
         return []
     accesses = provider_accesses(settings)
-    known = await known_webhooks(settings, list(accesses))
-    checked = [examine_account(access, known.get(name)) for name, access in accesses.items()]
-    return [finding for findings in await asyncio.gather(*checked) for finding in findings]
+    if not accesses:
+        return []
+    async with stored(settings) as memory:
+        known = await memory.webhooks(accesses)
+        checked = [examine_account(access, known.get(name), memory.refusals) for name, access in accesses.items()]
+        return [finding for findings in await asyncio.gather(*checked) for finding in findings]
 
 
-async def known_webhooks(settings: Settings, accounts: Sequence[str]) -> dict[str, Known]:
-    """Returns what is known of each account's webhook: nothing if PostgreSQL does not answer, or has no tables."""
-    if not accounts:
-        return {}
-    url = settings.database_url.get_secret_value()
-    queries.use(settings.database_schema)
-    try:
-        async with asyncio.timeout(_TIMEOUT), RdsTokens.password(settings.database_auth, settings.sqs_region) as password:
-            with explained(url):
-                # Prepare no statement ahead: there may be a pooler in between.
-                connection = await Server(url, password).connect(timeout=_TIMEOUT, statement_cache_size=0)
-                try:
-                    rows = [await queries.webhook_of_account(connection, account=account) for account in accounts]
-                finally:
-                    await connection.close(timeout=_TIMEOUT)
-    except (WebhookdError, TimeoutError):
-        return {}  # the check of PostgreSQL names the reason
-    return {name: known_of(row) for name, row in zip(accounts, rows, strict=True)}
-
-
-async def examine_account(access: ProviderAccess, known: Known | None = None) -> list[Finding]:
+async def examine_account(
+    access: ProviderAccess, known: Known | None = None, refusals: Refusals | None = None
+) -> list[Finding]:
     """Checks the credentials and the webhook of one account.
 
     known: the webhook's id and the event types that it is to have. Without them, lost event types are not found.
+    refusals: the memory of refused credentials, so that the checks of one person after another do not lock the account. If
+        None, they are tried.
     """
     check = f"provider {access.account}"
-    async with ProviderClient(replace(access, timeout=min(access.timeout, _TIMEOUT)), patience=0) as client:
+    async with ProviderClient(_brief(access), refusals=refusals, patience=0) as client:
         try:
             await client.check_credentials()
         except CredentialsRefusedError as error:
-            return [Finding(check, Verdict.FAILED, await _why_refused(access, error))]
+            reason = await _other_host(access, error, refusals) or str(error)
+            if refusals is not None and reason == str(error):
+                reason = refused_until(error, access.account, client.state.next_call_in)
+            return [Finding(check, Verdict.FAILED, reason)]
         except ProviderError as error:
             return [Finding(check, Verdict.FAILED, f"{error}: check the network to {access.url}, and try again later")]
         findings = []
@@ -86,24 +72,27 @@ async def examine_account(access: ProviderAccess, known: Known | None = None) ->
         return findings
 
 
-async def _why_refused(access: ProviderAccess, error: CredentialsRefusedError) -> str:
-    """Returns the reason and the remedy. Tries the credentials once at the provider's other host: they are often mixed up."""
+def _brief(access: ProviderAccess) -> ProviderAccess:
+    return replace(access, timeout=min(access.timeout, _TIMEOUT))
+
+
+async def _other_host(access: ProviderAccess, error: CredentialsRefusedError, refusals: Refusals | None) -> str | None:
+    """Returns the reason and the remedy, if the credentials are those of the provider's other host: they are often mixed up."""
     other = _OTHER.get(access.url)
-    if other is not None and error.code in ("E00007", "401"):
-        # With one key, this is one call: each refused call may count towards a lock of the account.
-        once = replace(access, url=other, keys=access.keys[:1], timeout=min(access.timeout, _TIMEOUT))
-        try:
-            async with ProviderClient(once, patience=0) as client:
-                await client.check_credentials()
-        except ProviderError:
-            pass
-        else:
-            prefix = PREFIX if access.account == "default" else f"{PREFIX}ACCOUNTS__{access.account.upper()}__"
-            return (
-                f"the credentials are those of {_NAMES[other]}, and {prefix}PROVIDER is {_NAMES[access.url]}: set "
-                f"{prefix}PROVIDER={_NAMES[other]}, or give the credentials of {_NAMES[access.url]}"
-            )
-    return str(error)
+    if other is None or error.code not in ("E00007", "401"):
+        return None
+    # With one key, this is one call: each refused call may count towards a lock of the account.
+    once = replace(_brief(access), url=other, keys=access.keys[:1])
+    try:
+        async with ProviderClient(once, refusals=refusals, patience=0) as client:
+            await client.check_credentials()
+    except ProviderError:
+        return None
+    prefix = PREFIX if access.account == "default" else f"{PREFIX}ACCOUNTS__{access.account.upper()}__"
+    return (
+        f"the credentials are those of {_NAMES[other]}, and {prefix}PROVIDER is {_NAMES[access.url]}: set "
+        f"{prefix}PROVIDER={_NAMES[other]}, or give the credentials of {_NAMES[access.url]}"
+    )
 
 
 def _told(merchant: Merchant, access: ProviderAccess) -> str:
@@ -115,8 +104,9 @@ async def _account(client: ProviderClient, access: ProviderAccess) -> tuple[Verd
     merchant = await client.merchant()
     if merchant.test_mode:
         return Verdict.WARNING, (
-            f"{_told(merchant, access)}: the account is in test mode, so no payment settles: switch the test mode off in the "
-            "Merchant Interface (Account, Settings, Test Mode)"
+            f"{_told(merchant, access)}: the account is in test mode, so no payment settles, and notifications with the "
+            "payload id 0 are kept as tests and become no events: switch the test mode off in the Merchant Interface "
+            "(Account, Settings, Test Mode)"
         )
     return Verdict.OK, f"{_told(merchant, access)}; its credentials are good"
 

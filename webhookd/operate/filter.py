@@ -61,7 +61,11 @@ class Filter:
     event_type: EventType = None
     account: Account = None
     origin: Annotated[
-        str | None, About("webhook, history (taken from the provider's history), or import (imported without a signature).")
+        str | None,
+        About(
+            "webhook, history (taken from the provider's history), synthetic (made by webhookd), or import (imported without a "
+            "signature)."
+        ),
     ] = None
     entity_id: Annotated[str | None, About("The provider's id of the transaction, subscription …", index="ledger_entity")] = (
         None

@@ -82,7 +82,9 @@ class Alone:
             return busy
         except AttemptFailedError as failed:
             if self._tracing is not None:
-                self._tracing.attempted(failed.claimed.event.attempt, failed.failure.kind, failed.failure.error)
+                waits = failed.failure.waits_for is not None
+                told = () if waits else (failed.failure.kind, failed.failure.error)
+                self._tracing.attempted(failed.claimed.event.attempt, *told)
             return await shielded(self._records.record(failed.claimed, failed.failure), _BOOKKEEPING)
         finally:
             if ours:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from webhookd.errors import Permanent, Retryable, UnavailableError
 from webhookd.process.decision import GiveUp
+from webhookd.process.details import EventDetails, missing
 from webhookd.process.failure import AttemptFailedError, Failure, TransactionEndedError, attempting
 from webhookd.process.result import Outcome, standing
 from webhookd.process.runner import HandlerRunner
@@ -48,6 +49,7 @@ class Attempts:
         database: Database,
         store: EventStore,
         runner: HandlerRunner,
+        details: EventDetails,
         turns: Turns,
         *,
         most: int,
@@ -56,6 +58,7 @@ class Attempts:
         self._database = database
         self._store = store
         self._runner = runner
+        self._details = details
         self._turns = turns
         self._most_begun = max(most, _LEAST_KILLS)
         self._metrics = metrics
@@ -123,7 +126,10 @@ class Attempts:
         with attempting(claimed):
             if not claimed.has_body:
                 raise Permanent("its body is gone from the database")
-            failure = await self._runner.run(claimed.event, connection)
+            waits, failure = await self._details.give(connection, claimed)
+            if failure is None:
+                failure = await self._runner.run(claimed.event, connection)
+                failure = missing(claimed.event) or failure
             reach(Failpoint.WORKER_AFTER_HANDLERS)
             if is_lost(connection):
                 # PostgreSQL or a handler closed the connection. Count an attempt: else such a handler would be called for ever.
@@ -132,6 +138,8 @@ class Attempts:
                 failure = Failure.of(TransactionEndedError())
             if failure is not None:
                 raise AttemptFailedError(claimed, failure)
+            if waits:
+                await self._details.end_wait(connection, claimed)
             # The commit fails if a handler swallowed a database error, since such an error aborts the transaction.
             seconds = await shielded(self._commit(connection, transaction, claimed), _BOOKKEEPING)
         reach(Failpoint.WORKER_AFTER_COMMIT)

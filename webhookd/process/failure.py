@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from webhookd.errors import BusyError, Permanent, Retryable, UnavailableError, WebhookdError
+from webhookd.errors import BusyError, DetailsNotYetError, Permanent, Retryable, UnavailableError, WebhookdError
 from webhookd.process.handlers import Registration
 from webhookd.process.retry import USUAL, Retry
 from webhookd.store.event_store import Claimed
@@ -51,6 +51,7 @@ class Failure:
     after: float | None = None  # the delay in seconds that the handler asked for; None if it asked for none
     retry: Retry = USUAL  # the policy of the handler that failed
     handler: str | None = None  # the name of the handler that failed; None if no handler failed
+    waits_for: str | None = None  # the transaction whose details the handlers lack: the attempt has not failed
     origin: str = ""  # the place in the user's code, the place that raised the exception, and the types of its causes
 
     @classmethod
@@ -61,7 +62,7 @@ class Failure:
 
         `by`: the handler that failed; its retry policy decides. `place`: the `origin`, if `error` does not show it.
         """
-        final = after = None
+        final = after = waits_for = None
         if isinstance(error, Permanent):
             final = Final("permanent", error.reason)
         elif isinstance(error, TransactionEndedError):
@@ -69,12 +70,14 @@ class Failure:
             final = Final("transaction_ended", str(error))
         elif isinstance(error, Retryable):
             after = error.after
+        elif isinstance(error, DetailsNotYetError):
+            waits_for = error.transaction_id
         kind = type(error).__qualname__
         if by is None:
-            return cls(kind, where(error), _told(error), final, after, retry)
+            return cls(kind, where(error), _told(error), final, after, retry, waits_for=waits_for)
         place = origin(error, by.package) if place is None else place
         detail = f"{_told(error)[:_LONGEST]} [handler {by.name}{place}]"
-        return cls(kind, f"{kind}{place}", detail, final, after, by.retry, by.name, place)
+        return cls(kind, f"{kind}{place}", detail, final, after, by.retry, by.name, waits_for, place)
 
 
 class AttemptFailedError(WebhookdError):

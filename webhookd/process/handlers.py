@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from webhookd.authorizenet.details import can_have_details
 from webhookd.authorizenet.notification import EVENT_TYPES, nearest_type, whole_pattern
 from webhookd.errors import HandlerError, SettingsError
 from webhookd.event import Event
 from webhookd.process.callables import check_handler, module_of, name_of, place_of, told
 from webhookd.process.hooks import Hook, make_hook
 from webhookd.process.retry import USUAL, Policy, Retry
+from webhookd.settings.synthetic_types import SyntheticType
 
 # The connection is `Any`: users' annotations for it differ (webhookd.Connection, asyncpg.Connection, a protocol of their own).
 Handler = Callable[[Event, Any], Coroutine[Any, Any, None]]
@@ -23,11 +25,15 @@ T = TypeVar("T")
 
 @dataclass(slots=True, frozen=True)
 class Registration:
-    """One handler, the pattern of its event types (`*` matches any characters, dots too), and its retry policy."""
+    """One handler, the pattern of its event types (`*` matches any characters, dots too), and its retry policy.
+
+    details: whether the handler waits for the details of the event's transaction.
+    """
 
     pattern: str
     handler: Handler
     retry: Retry = USUAL
+    details: bool = False
 
     @property
     def name(self) -> str:
@@ -60,10 +66,13 @@ class Registry:
         self.modules: set[str] = set()  # modules that WEBHOOKD_HANDLERS named and that brought handlers
         self._matching = functools.lru_cache(maxsize=1024)(self._match)
 
-    def add(self, pattern: str, handler: Handler, retry: Retry = USUAL, *, unknown: bool = False) -> None:
+    def add(
+        self, pattern: str, handler: Handler, retry: Retry = USUAL, *, unknown: bool = False, details: bool = False
+    ) -> None:
         """Adds `handler` for the event types that match `pattern`. Raises HandlerError for a handler that could never work.
 
         `unknown`: whether `pattern` may match none of the types that webhookd knows.
+        `details`: whether `handler` waits for the details of the event's transaction.
         """
         check_handler(handler)
         if not isinstance(retry, Retry):
@@ -71,13 +80,15 @@ class Registry:
         if not isinstance(pattern, str):
             raise HandlerError(f"the handler {told(handler)}: @on takes an event type as text, and got {pattern!r}")
         whole = whole_pattern(pattern)
-        if not unknown and not any(fnmatch.fnmatchcase(name, whole) for name in EVENT_TYPES):
+        if not unknown and not any(fnmatch.fnmatchcase(name, whole) for name in (*EVENT_TYPES, *SyntheticType)):
             raise HandlerError(
                 f'the handler {told(handler)}: @on("{pattern}") matches no event type that webhookd knows, so the handler '
-                f'would never run; the nearest known type is "{nearest_type(pattern)}". For a type that webhookd does not '
-                f'know yet, write @on("{pattern}", unknown=True)'
+                f'would never run; the nearest known type is "{nearest_type(pattern, synthetic=True)}". For a type that '
+                f'webhookd does not know yet, write @on("{pattern}", unknown=True)'
             )
-        self._registrations.append(Registration(whole, handler, retry))
+        if details:
+            _check_details(pattern, whole, handler)
+        self._registrations.append(Registration(whole, handler, retry, details))
         self._matching.cache_clear()
 
     def replace(self, registrations: Iterable[Registration], hooks: Iterable[Hook[Any]]) -> None:
@@ -88,6 +99,10 @@ class Registry:
     def matching(self, event_type: str) -> tuple[Registration, ...]:
         """Returns the handlers for `event_type`."""
         return self._matching(event_type)
+
+    def wants_details(self, event_type: str) -> bool:
+        """Returns whether a handler for `event_type` waits for the details of the event's transaction."""
+        return any(one.details for one in self._matching(event_type))
 
     def check(self, usual: Policy) -> None:
         """Raises SettingsError if a handler's retry policy cannot work; the error names the handler."""
@@ -117,11 +132,22 @@ class Registry:
         return len(self._registrations)
 
 
+def _check_details(pattern: str, whole: str, handler: Handler) -> None:
+    known = (*EVENT_TYPES, *SyntheticType)
+    without = [name for name in known if fnmatch.fnmatchcase(name, whole) and not can_have_details(name)]
+    if without:
+        raise HandlerError(
+            f'the handler {told(handler)}: @on("{pattern}", details=True) matches the type "{without[0]}", whose events '
+            "are not about a transaction, so they have no details; take details=True out, or name types of transactions, "
+            'such as "payment.*"'
+        )
+
+
 # `@on` and `@lifespan` in users' modules add their handlers and hooks here.
 registered = Registry()
 
 
-def on(pattern: str, *, retry: Retry = USUAL, unknown: bool = False) -> Callable[[H], H]:
+def on(pattern: str, *, retry: Retry = USUAL, unknown: bool = False, details: bool = False) -> Callable[[H], H]:
     """Registers a coroutine function `handler(event, connection)` for the event types that match `pattern`.
 
     The handler's writes through `connection` (asyncpg) commit together with the event's `processed` status, exactly once.
@@ -129,6 +155,7 @@ def on(pattern: str, *, retry: Retry = USUAL, unknown: bool = False) -> Callable
     `pattern`: `*` matches any characters; `net.authorize.` at the beginning may be left out.
     `retry`: the retry policy for this handler's failures; without it, the settings decide.
     `unknown`: True for a pattern that matches none of the event types that webhookd knows.
+    `details`: True to run the handlers of an event only when `event.details()` has the details of its transaction.
 
     Raises HandlerError for a handler that could never work: its pattern matches no known type, or webhookd cannot call it.
     """
@@ -139,7 +166,7 @@ def on(pattern: str, *, retry: Retry = USUAL, unknown: bool = False) -> Callable
         )
 
     def register(handler: H) -> H:
-        registered.add(pattern, handler, retry, unknown=unknown)
+        registered.add(pattern, handler, retry, unknown=unknown, details=details)
         return handler
 
     return register

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from webhookd.authorizenet.notification import label
 from webhookd.process.decision import GiveUp, TryAgain, decide
+from webhookd.process.details import AGAIN, wait_or_give_up
 from webhookd.process.failure import Failure
 from webhookd.process.result import Outcome, Result
 from webhookd.process.retry import Policy
 from webhookd.queue.message import EventReference
 from webhookd.queue.proof import is_proven
 from webhookd.runtime.failpoints import Failpoint, reach
+from webhookd.store.details import DetailsStore
 from webhookd.store.event_store import Claimed, EventStore, storable
 from webhookd.telemetry.logs import Seldom, logger
 from webhookd.telemetry.metrics import Metrics
@@ -30,8 +33,11 @@ class Records:
     `policy`: for handlers that have no policy of their own.
     """
 
-    def __init__(self, store: EventStore, dead_letters: Copies, policy: Policy, *, metrics: Metrics) -> None:
+    def __init__(
+        self, store: EventStore, details: DetailsStore, dead_letters: Copies, policy: Policy, *, metrics: Metrics
+    ) -> None:
         self._store = store
+        self._details = details
         self._dead_letters = dead_letters
         self._policy = policy
         self._metrics = metrics
@@ -39,10 +45,29 @@ class Records:
 
     async def record(self, claimed: Claimed, failure: Failure) -> Result:
         """Decides what follows `failure`, records the decision, and returns its result."""
+        if failure.waits_for is not None:
+            return await self._wait(claimed, failure, failure.waits_for)
         decision = decide(failure, claimed.event.attempt, self._policy)
         if isinstance(decision, GiveUp):
             return await self._give_up(claimed, failure, decision)
         return await self._retry(claimed, failure, decision)
+
+    async def _wait(self, claimed: Claimed, failure: Failure, transaction_id: str) -> Result:
+        event = claimed.event
+        known = await self._details.look(claimed, transaction_id)
+        decision = wait_or_give_up(event.account, transaction_id, known)
+        if isinstance(decision, GiveUp):
+            return await self._give_up(claimed, replace(failure, detail=decision.reason), decision, spent=0)
+        first = known.waited is None
+        if first:
+            logger.info(
+                "an event waits for the details of its transaction",
+                event_id=str(event.id),
+                event_type=event.event_type,
+                transaction_id=transaction_id,
+            )
+        await self._details.wait(claimed, transaction_id, reason=decision, delay=AGAIN, first=first)
+        return Result(Outcome.WAITING)
 
     async def _retry(self, claimed: Claimed, failure: Failure, decision: TryAgain) -> Result:
         event, delay = claimed.event, decision.delay
@@ -60,7 +85,7 @@ class Records:
         reach(Failpoint.WORKER_AFTER_RETRY)
         return Result(Outcome.RETRYING)
 
-    async def _give_up(self, claimed: Claimed, failure: Failure, decision: GiveUp) -> Result:
+    async def _give_up(self, claimed: Claimed, failure: Failure, decision: GiveUp, *, spent: int = 1) -> Result:
         event = claimed.event
         logger.error(
             "an event is dead",
@@ -71,7 +96,7 @@ class Records:
             handler=failure.handler,
             error=failure.error,
         )
-        died = await self._store.mark_dead(claimed, reason=decision.reason, detail=failure.detail)
+        died = await self._store.mark_dead(claimed, reason=decision.reason, detail=failure.detail, spent=spent)
         if died is not None:
             self._metrics.attempts.observe(event.attempt)
             self.died(claimed, decision, died)

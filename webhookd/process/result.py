@@ -19,6 +19,7 @@ class Outcome(StrEnum):
 
     PROCESSED = "processed"
     RETRYING = "retrying"
+    WAITING = "waiting"  # the event waits for the details of its transaction: no attempt is counted
     DEAD = "dead"
     DUPLICATE = "duplicate"  # the event had ended before
     # The event waits for a later attempt, which has its own message. Or the message is a dead-letter copy that has no valid

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from webhookd.process.alone import Alone
 from webhookd.process.attempt import Attempts
+from webhookd.process.details import EventDetails
 from webhookd.process.fold import Folds
 from webhookd.process.handlers import Registry
 from webhookd.process.hooks import Hooks
@@ -24,6 +25,7 @@ from webhookd.queue.poller import Poller
 from webhookd.runtime.loops import Loop, Part, Watch
 from webhookd.settings import Settings
 from webhookd.store.database import Database
+from webhookd.store.details import DetailsStore
 from webhookd.store.event_store import EventStore
 from webhookd.store.idempotency import IdempotencyKeys
 from webhookd.store.outbox import Outbox
@@ -64,9 +66,12 @@ class WorkRole:
             around=nullcontext if tracing is None else tracing.handler,
         )
         turns = Turns(settings.concurrency)
-        attempts = Attempts(database, store, runner, turns, most=policy.attempts, metrics=metrics)
+        details = DetailsStore(database)
+        attempts = Attempts(
+            database, store, runner, EventDetails(details, registry), turns, most=policy.attempts, metrics=metrics
+        )
         owed = Loop("counts of attempts", attempts.take_back_what_is_owed, watch, every=1.0)
-        records = Records(store, dead_letters, policy, metrics=metrics)
+        records = Records(store, details, dead_letters, policy, metrics=metrics)
         alone = Alone(store, idempotency, folds, attempts, records, tracing=tracing)
         shared = SharedFolds(database, store, folds, watch=watch, tracing=tracing)
         self.worker = worker = Worker(leases, acks, folds, shared, alone, metrics=metrics)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from webhookd.authorizenet.notification import EVENT_TYPES, Notification, check_age, label, parse
+from webhookd.authorizenet.notification import Notification, check_age, parse
 from webhookd.authorizenet.signature import Verifier, fingerprint
 from webhookd.errors import RefusedError, UnavailableError, Unusable, UnusableError
 from webhookd.http.admission import Admission
@@ -96,7 +95,6 @@ class Intake:
         self._metrics = metrics
         self.tracing = tracing
         self._duplicates = {layer: metrics.duplicates.labels(layer) for layer in ("redis", "notification_id", "content")}
-        self._accepted = {name: metrics.accepted.labels(name) for name in (*EVENT_TYPES, "other")}
         self._commits: Batcher[Arrival, Accepted] = Batcher(
             "group commit",
             self._commit,
@@ -272,8 +270,6 @@ class Intake:
         ]
         if relay is not None and hot:
             relay.offer(fresh)
-        for event_type, count in Counter(event.event_type for event in fresh).items():
-            self._accepted[label(event_type)].inc(count)
         # Mark only after the commit: a crash between an earlier mark and the commit would lose the event.
         self._idempotency.mark_seen(
             [

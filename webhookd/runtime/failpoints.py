@@ -37,6 +37,7 @@ class Failpoint(StrEnum):
     DEAD_LETTERS_AFTER_COPY = "dead-letters.after-copy"  # the copy is sent, and PostgreSQL does not know it yet
     DEAD_LETTERS_AFTER_PUT_BACK = "dead-letters.after-put-back"  # the work is put back, and its message is not deleted
     ALERTS_AFTER_SEND = "alerts.after-send"  # a channel has the message, and PostgreSQL does not know yet that it was sent
+    SYNC_AFTER_DETAILS = "sync.after-details"  # the facts of a transaction are stored, and the events that want them still wait
     SHUTDOWN_REFUSING = "shutdown.refusing"  # readiness is off, and requests are under way
     SHUTDOWN_ANSWERED = "shutdown.answered"  # every request is answered, and workers still work
     SHUTDOWN_DRAINED = "shutdown.drained"  # the workers have ended, and acknowledgements are pending

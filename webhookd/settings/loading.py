@@ -57,6 +57,7 @@ def load_from(layers: list[Layer], **overrides: Any) -> Settings:
     try:
         given = sources.find_all(Settings.model_fields, layers, None if _asks_the_provider(layers, overrides) else _CREDENTIALS)
         problems += _borrowed_password(given.get("database_url"))
+        problems += _borrowed_password(given.get("shop_database_url"), "WEBHOOKD_SHOP_DATABASE_URL")
         problems += _stray_schema(given)
         problems += _stray_headers(given)
         problems += _stray_transaction_keys(given)
@@ -130,7 +131,7 @@ def load_database(**overrides: Any) -> DatabaseSettings:
         raise SettingsError("\n".join(_explained(error, given))) from None
 
 
-def _borrowed_password(url: Found | None) -> Iterator[str]:
+def _borrowed_password(url: Found | None, name: str = "WEBHOOKD_DATABASE_URL") -> Iterator[str]:
     """Yields a line if the PostgreSQL client would send a password of the user's to a database that a folder names.
 
     Passwords of a file (PGPASSFILE, ~/.pgpass) are kept from such a database without a message: most users have no such file.
@@ -145,10 +146,10 @@ def _borrowed_password(url: Found | None) -> Iterator[str]:
     except ValueError:
         query, has_password = {}, False
     if "passfile" in query:
-        yield f"WEBHOOKD_DATABASE_URL: {url.source} may not name a password file: set the URL in the environment"
+        yield f"{name}: {url.source} may not name a password file: set the URL in the environment"
     if os.environ.get("PGPASSWORD") and not has_password:
         yield (
-            f"WEBHOOKD_DATABASE_URL: {url.source} names a database without a password, and webhookd sends the environment's "
+            f"{name}: {url.source} names a database without a password, and webhookd sends the environment's "
             "PGPASSWORD to no address that a folder names: write the password into that URL, set the URL in the "
             "environment, or unset PGPASSWORD"
         )

@@ -302,12 +302,12 @@ class Settings(ProviderSettings):
 
     def redacted(self) -> dict[str, object]:
         """Returns every setting for a log: URLs without user and password, keys as fingerprints, tokens as their names."""
-        elsewhere = {"signature_keys", "api_login_id", "transaction_key"}  # shown by `accounts` and `provider`
+        elsewhere = {"signature_keys", "api_login_id", "transaction_key", "shop_query"}  # or in other words below
+        urls = ("database_url", "redis_url", "shop_database_url")
         shown: dict[str, object] = {name: getattr(self, name) for name in type(self).model_fields if name not in elsewhere}
         return shown | {
             "provider": {name: access.redacted() for name, access in provider_accesses(self).items()},
-            "database_url": without_password(self.database_url),
-            "redis_url": without_password(self.redis_url),
+            **{name: without_password(url) for name in urls if (url := getattr(self, name)) is not None},
             "accounts": {
                 name: [hashlib.sha256(key.encode()).hexdigest()[:12] for key in keys]
                 for name, keys in self.keys_by_account.items()

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from webhookd.settings.sources import PREFIX, is_loopback
-from webhookd.settings.values import Keys, revealed
+from webhookd.settings.synthetic_types import check_patterns
+from webhookd.settings.values import DatabaseUrl, Keys, Names, revealed
 
 if TYPE_CHECKING:
     from webhookd.settings.model import Settings
@@ -79,13 +81,33 @@ def _public_url(value: str) -> str:
     return value
 
 
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
+        raise ValueError("must be a time zone that this system knows, such as America/Los_Angeles") from None
+    return value
+
+
+def _shop_query(value: SecretStr) -> SecretStr:
+    # A part of the query could hold a secret, so no message quotes it.
+    if missing := [f"${number}" for number in range(1, 5) if not re.search(rf"\${number}\b", value.get_secret_value())]:
+        raise ValueError(
+            f"does not use {' and '.join(missing)}: $1 is the account, $2 and $3 are the span of time, $4 are transaction ids"
+        )
+    return value
+
+
 def _setting(default: Any, meaning: str, **limits: Any) -> Any:
     return Field(default, description=meaning, **limits)
 
 
 Provider = Annotated[str, AfterValidator(_provider)]
 PublicUrl = Annotated[str, AfterValidator(_public_url)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+ShopQuery = Annotated[SecretStr, AfterValidator(_shop_query)]
 Guardian = Literal["off", "watch", "heal"]
+SyntheticEvents = Annotated[Names, AfterValidator(check_patterns)]
 
 
 class AccountProviderSettings(BaseModel):
@@ -102,6 +124,11 @@ class AccountProviderSettings(BaseModel):
     provider: Provider | None = _setting(None, "As WEBHOOKD_PROVIDER, for this account. If unset, WEBHOOKD_PROVIDER.")
     public_url: PublicUrl | None = _setting(
         None, "As WEBHOOKD_PUBLIC_URL, for this account. If unset, WEBHOOKD_PUBLIC_URL with the account's own path."
+    )
+    time_zone: TimeZone | None = _setting(
+        None,
+        "The account's time zone, such as America/Los_Angeles, for its settlement days. It counts only if Authorize.Net names "
+        "no zone that webhookd knows.",
     )
 
 
@@ -135,6 +162,25 @@ class ProviderSettings(AccountProviderSettings):
         "watch",
         "What webhookd does about the webhook's registration: off, watch (alerts of a problem), or heal (also activates a "
         "webhook that became inactive).",
+    )
+    shop_query: ShopQuery | None = _setting(
+        None,
+        "SQL that returns the shop's own payments and refunds for a reconciliation: id of the transaction, amount, state. See "
+        "Reconciliation.",
+    )
+    shop_database_url: DatabaseUrl | None = _setting(
+        None, "The PostgreSQL database of that query. If unset, webhookd's own. Give it a role that may only read."
+    )
+    settlement_every: float = _setting(
+        3_600.0,
+        "Seconds between two sweeps of the settlement, which no webhook reports: batches and their transactions. 0: no sweep.",
+        ge=0,
+        le=21_600,
+    )
+    synthetic_events: SyntheticEvents = _setting(
+        (),
+        "Types of synthetic events that webhookd makes of what no webhook reports, or patterns such as webhookd.transaction.*, "
+        "comma-separated. If unset, none.",
     )
 
 
@@ -195,6 +241,13 @@ def _has_path(url: str) -> bool:
     return urlsplit(url).path not in ("", "/")
 
 
+def time_zone(settings: Settings, account: str) -> str | None:
+    """Returns the time zone that the settings name for an account; None if they name none."""
+    own = settings.accounts.get(account)
+    given = own.time_zone if own is not None else None
+    return given or (settings.time_zone if account == "default" else None)
+
+
 def provider_problems(settings: Settings) -> Iterator[str]:
     """Yields a line for each account that has one half of its credentials: the setting, what is wrong, and the remedy."""
     given: dict[str, AccountProviderSettings] = {"": settings, **settings.accounts}
@@ -202,6 +255,8 @@ def provider_problems(settings: Settings) -> Iterator[str]:
         prefix = f"{PREFIX}ACCOUNTS__{name.upper()}__" if name else PREFIX
         if (own.api_login_id is None) != (not own.transaction_key):
             yield f"{prefix}API_LOGIN_ID and {prefix}TRANSACTION_KEY go together: set both, or neither"
+        if not name and settings.shop_database_url is not None and settings.shop_query is None:
+            yield f"{PREFIX}SHOP_DATABASE_URL is set without {PREFIX}SHOP_QUERY: set the query, or neither"
         if own.public_url is not None and (problem := unreachable(own.public_url, own.provider or settings.provider)):
             yield f"{prefix}PUBLIC_URL {problem}"
 

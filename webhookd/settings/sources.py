@@ -31,13 +31,13 @@ PREFIX = "WEBHOOKD_"
 CONFIG = "WEBHOOKD_CONFIG"
 CLIENT = ("api_url", "api_token")  # settings of the operator's commands
 SECRET = re.compile(
-    r"(database_url|redis_url|admin_tokens|read_tokens|(accounts__.+__)?(signature_keys|api_login_id|transaction_key)"
+    r"(database_url|shop_database_url|shop_query|redis_url|admin_tokens|read_tokens|(accounts__.+__)?(signature_keys|api_login_id|transaction_key)"
     r"|alerts__.+__(url|secret)|destinations__.+__(url|secrets|headers))"
 )
 IN_FILES = re.compile(f"{SECRET.pattern}|api_token")  # settings that can stand in a file of their own
 # The settings of sections with names, such as ACCOUNTS__<NAME>__SIGNATURE_KEYS.
 SECTIONS = {
-    "accounts": ("signature_keys", "api_login_id", "transaction_key", "provider", "public_url"),
+    "accounts": ("signature_keys", "api_login_id", "transaction_key", "provider", "public_url", "time_zone"),
     "alerts": ("url", "format", "secret", "sender", "recipients", "quiet_hours"),
     "destinations": (
         "url", "secrets", "event_types", "accounts", "filter", "headers", "timeout", "first_byte_timeout", "concurrency",

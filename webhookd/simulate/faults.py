@@ -52,6 +52,7 @@ class Faults:
     exclusive: bool = _number(False, "to_date does not belong to the days of the history")
     day_zone: str = _number("UTC", "the time zone of the history's days, such as America/Los_Angeles")
     unknown_seconds: float = _number(0.0, "seconds for which reports do not know a new transaction")
+    unlinked_seconds: float = _number(0.0, "seconds for which reports do not name the subscription of a new payment")
     reports_off: bool = _number(False, "the Transaction Details API is switched off (E00011)")
     no_summaries: bool = _number(False, "getTransactionSummary is not known (E00004)")
     pending_unlisted: bool = _number(False, "the list of batches has no batch that is not settled yet")

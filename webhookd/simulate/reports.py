@@ -130,7 +130,7 @@ class Reports:
                 if found is None or self._now() < found.known_from:
                     return report_error(*_NOT_FOUND)
                 show = details_of if name == "getTransactionDetailsRequest" else summary_of
-                return report({"transaction": show(found, account.rules.zone)})
+                return report({"transaction": self._linked(found, show(found, account.rules.zone))})
             case "getUnsettledTransactionListRequest":
                 held = fields.get("status") == "pendingApproval"
                 rows = [one for one in account.open.values() if not held or "PendingReview" in one.status]
@@ -164,7 +164,15 @@ class Reports:
         known = sorted(
             (one for one in rows if one.known_from <= now), key=lambda one: (one.made_at if by_time else now, int(one.id))
         )
-        return self._page("transactions", "transaction", known, fields, lambda one: row_of(one, account.rules.zone))
+        return self._page(
+            "transactions", "transaction", known, fields, lambda one: self._linked(one, row_of(one, account.rules.zone))
+        )
+
+    def _linked(self, own: Transaction, shown: dict[str, Any]) -> dict[str, Any]:
+        """Returns what the API shows of a transaction, without its subscription while the link is too new."""
+        if self._now() < own.made_at + timedelta(seconds=self._faults.unlinked_seconds):
+            shown.pop("subscription", None)
+        return shown
 
     def _subscriptions(self, account: Account, fields: Mapping[str, Any]) -> web.Response:
         today = self._now().astimezone(ZoneInfo(account.rules.zone))

@@ -45,6 +45,7 @@ class Claimed(NamedTuple):
     has_body: bool
     transaction: str  # the transaction's number, which shows whether effects and status still commit together
     traceparent: str | None
+    failed: bool = False  # whether an attempt failed, or ended for lack of details, since the count last began anew
 
     @property
     def key(self) -> AttemptKey:
@@ -251,7 +252,7 @@ def _claimed(row: asyncpg.Record) -> Claimed:
     )
     has_body = row["body"] is not None
     work = row["attempts"], row["redriven_at"], row["sends"]
-    return Claimed(event, Status(row["status"]), *work, has_body, row["transaction"], row["traceparent"])
+    return Claimed(event, Status(row["status"]), *work, has_body, row["transaction"], row["traceparent"], row["failed"])
 
 
 def storable(text: str) -> str:

@@ -111,8 +111,9 @@ def with_look(stored: StoredFacts | None, merged: Facts, seen: Facts, *, in_list
     """
     base = stored or StoredFacts(merged)
     listed = base.listed_in
-    if in_list and seen.batch_id is not None and seen.settlement is not State.SETTLEMENT_FAILED:
-        listed |= {seen.batch_id}
+    if in_list and seen.batch_id is not None:  # a batch may fail after its list was first read
+        own = {seen.batch_id}
+        listed = listed - own if seen.settlement is State.SETTLEMENT_FAILED else listed | own
     return replace(base, facts=merged, listed_in=listed)
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from webhookd.authorizenet.api.refusals import CREDENTIALS_AGAIN, Refused
-from webhookd.store.database import Database
 from webhookd.store.queries import queries
+
+
+class _Asked(Protocol):
+    """PostgreSQL: the daemon's Database, or the SingleSession of a command."""
+
+    async def one(self, query: Any, **parameters: Any) -> Any: ...
 
 
 class ProviderRefusals:
     """As `Refusals`, by PostgreSQL's clock. Each method raises UnavailableError if PostgreSQL is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: _Asked) -> None:
         self._database = database
 
     async def read(self, fingerprint: str) -> Refused | None:

@@ -25,12 +25,14 @@ class Known(NamedTuple):
     """The known facts of an account's webhook.
 
     event_types: those that it is to have; None if nobody has said so. state, detail: as the last look found.
+    seen_at: when a look or a change was last noted.
     """
 
     webhook_id: str | None
     event_types: frozenset[str] | None
     state: str | None = None
     detail: str | None = None
+    seen_at: datetime | None = None
 
 
 def known_of(row: asyncpg.Record | None) -> Known:
@@ -39,7 +41,7 @@ def known_of(row: asyncpg.Record | None) -> Known:
         return Known(None, None)
     types = row["webhook_event_types"]
     types = None if types is None else frozenset(types)
-    return Known(row["webhook_id"], types, row.get("webhook_state"), row.get("webhook_detail"))
+    return Known(row["webhook_id"], types, row["webhook_state"], row["webhook_detail"], row["webhook_seen_at"])
 
 
 class Sample(NamedTuple):
@@ -96,21 +98,33 @@ class WebhookRecords:
         return known_of(await self._database.one(queries.webhook_of_account, account=self.account))
 
     async def note(
-        self, state: str, webhook_id: str | None, detail: str | None, event_types: Iterable[str] | None = None
+        self,
+        state: str,
+        webhook_id: str | None,
+        detail: str | None,
+        event_types: Iterable[str] | None = None,
+        *,
+        known: Known | None = None,
     ) -> str | None:
         """Notes the webhook's state. Returns the state before, None if there was none.
 
         event_types: the types that the webhook is to have; None leaves them as they are.
+        known: the facts from before a look at the provider. If they changed since, raises ConflictError and notes nothing.
         """
         types = None if event_types is None else sorted(event_types)
-        before: str | None = await self._database.one(
+        row = await self._database.one(
             queries.note_webhook,
             account=self.account,
             state=state,
             webhook_id=webhook_id,
             detail=detail,
             event_types=types,
+            looked=known is not None,
+            seen_at=None if known is None else known.seen_at,
         )
+        if not row["noted"]:
+            raise ConflictError(f"another process changed the webhook of the account {self.account} during the look")
+        before: str | None = row["before"]
         return before
 
     async def note_change(self, change: str, webhook_id: str | None, detail: str | None = None) -> None:
@@ -182,6 +196,10 @@ class WebhookRecords:
         """Decides which of the held notifications is the sample of a ping that is over. Done again, changes nothing."""
         await self.close_ping(ping)
         await self._database.one(queries.decide_ping, id=ping)
+
+    async def undecided(self, ping: UUID, limit: int) -> list[Held]:
+        """Returns held notifications of a ping that is not decided: one of them may be its sample."""
+        return [Held(*row) for row in await self._database.all(queries.undecided_of_ping, ping=ping, limit=limit)]
 
     async def held(self, ping: UUID, limit: int) -> list[Held]:
         """Returns held notifications of a ping that is decided: they are real ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
-from webhookd.authorizenet.notification import Notification
+from webhookd.authorizenet.notification import EVENT_TYPES, Notification, label
 from webhookd.errors import RefusedError, UnavailableError
 from webhookd.store.database import Database
 from webhookd.store.failures import gateway
@@ -18,6 +19,7 @@ from webhookd.store.keys import kind_id, new_id, notification_key
 from webhookd.store.pools import Connection
 from webhookd.store.postgresql_problem import problem_of
 from webhookd.store.queries import queries
+from webhookd.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -90,12 +92,19 @@ class Receipts:
         router: Router | None = None,
         *,
         insert: Literal["insert_events", "import_events"] = "insert_events",
+        metrics: Metrics | None = None,
     ) -> None:
-        """`insert`: the statement that stores arrivals. `import_events` takes the time of the receipt from the arrival's id."""
+        """Makes the commits.
+
+        insert: the statement that stores arrivals. `import_events` takes the time of the receipt from the arrival's id.
+        metrics: count new events, however these came. None in commands, which nobody scrapes.
+        """
         self._database = database
         self._router = router
         self._insert_query = insert
         self._account = "default"  # then the account of the last arrival
+        # Make these series at the start: if a series began at 1, Prometheus would see no increase.
+        self._accepted = {} if metrics is None else {name: metrics.accepted.labels(name) for name in (*EVENT_TYPES, "other")}
 
     async def accept(
         self, arrivals: Sequence[Arrival], *, send_after: float | None, actor: str | None = None, reason: str | None = None
@@ -106,7 +115,13 @@ class Receipts:
         actor, reason: for the audit trail, if somebody else than the provider caused the events.
         """
         self._account = arrivals[0].account
-        return await _by_halves(arrivals, lambda some: self._accept(some, send_after, actor, reason))
+        results = await _by_halves(arrivals, lambda some: self._accept(some, send_after, actor, reason))
+        if self._accepted:
+            pairs = zip(arrivals, results, strict=True)
+            new = [a.notification.event_type for a, result in pairs if isinstance(result, Accepted) and result.layer is None]
+            for event_type, count in Counter(new).items():
+                self._accepted[label(event_type)].inc(count)
+        return results
 
     async def quarantine(self, bodies: Sequence[Quarantined]) -> list[UUID | BaseException]:
         """Commits bodies to quarantine. Returns the id of each (an earlier id of the same bytes), or an exception, in order."""

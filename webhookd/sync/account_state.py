@@ -34,6 +34,7 @@ class AccountState:
         self._calls: list[Call] = []
         self._good: bool | None = None  # whether the provider takes the credentials, by the last call
         self._known = False  # whose account the credentials are for
+        self.time_zone: str | None = None  # of the account, as the provider names it
         self._checking = asyncio.Lock()
         self._checked_at = -_TOGETHER
         self._recorded: bool | None = None  # as `_good`, as PostgreSQL has it
@@ -78,6 +79,7 @@ class AccountState:
             if time.monotonic() - self._checked_at < _TOGETHER:
                 return
             merchant = await client.merchant()
+            self.time_zone = merchant.time_zone
             self._good, self._recorded = True, None  # so that the time of the check is recorded
             await self.record()
             off = [feature.value for feature in client.state.features_off]

@@ -52,7 +52,7 @@ class Guardian:
         self._healed = healed
         self._noted = noted
         self._records = WebhookRecords(database, access.account, ACTOR)
-        held = HeldNotifications(self._records, receipts, *limits)
+        held = HeldNotifications(self._records, receipts, *limits, client)
         self._registrar = Registrar(client, self._records, held, self._tell, sleep=sleep)
 
     async def look(self) -> WebhookState:
@@ -92,7 +92,13 @@ class Guardian:
         types = None if webhook is None or found.state is not WebhookState.OK else webhook.event_types
         if types == ():  # a webhook without types gets all; the known types stay
             types = EVENT_TYPES if known.event_types is None else None
-        before = await self._records.note(found.state, None if webhook is None else webhook.id, found.detail, types)
+        try:
+            before = await self._records.note(
+                found.state, None if webhook is None else webhook.id, found.detail, types, known=known
+            )
+        except ConflictError as error:
+            logger.info("a look at the webhook is not noted", account=self._account, reason=str(error))
+            return  # the next look finds what the other process made
         self._noted(found.state)
         if before != found.state:
             good = found.state is WebhookState.OK

@@ -15,6 +15,7 @@ from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import CallRejectedError, ProviderError, ProviderUnavailableError
 from webhookd.authorizenet.api.results import Webhook
 from webhookd.authorizenet.notification import check_age, parse
+from webhookd.authorizenet.payload import load_payload, money
 from webhookd.errors import RefusedError, Unusable, UnusableError, WebhookdError
 from webhookd.store import provider_pings
 from webhookd.store.keys import hash_of_body, new_id
@@ -28,6 +29,8 @@ _CALL = 45.0  # seconds for the provider's answer. Then the sample may still be 
 _ARRIVAL = 15.0  # seconds for the sample after the provider's answer
 _LOOK = 0.25  # seconds between two looks for the sample
 _BATCH = 100  # held notifications that one statement releases
+_MOST_ASKED = 5  # held notifications of a ping whose transactions are asked for
+_ASK = 10.0  # seconds for the provider's answer
 _RELEASED = "released: it came while a ping was open"
 _LATE = 10.0  # seconds after the provider's answer, in which a receiver can still be at work on the sample
 
@@ -45,20 +48,47 @@ class HeldNotifications:
     commit is certain; after a crash in between, they become events a second time, which is a duplicate and dropped.
 
     max_age, max_skew: the limits in seconds of an eventDate, as the receivers have them.
+    client: asks the provider for the transactions of what is held. Without one, nothing shows which notification is real.
     """
 
-    def __init__(self, records: WebhookRecords, receipts: Receipts, max_age: float, max_skew: float) -> None:
+    def __init__(
+        self,
+        records: WebhookRecords,
+        receipts: Receipts,
+        max_age: float,
+        max_skew: float,
+        client: ProviderClient | None = None,
+    ) -> None:
         self._records = records
         self._receipts = receipts
         self._max_age = max_age
         self._max_skew = max_skew
+        self._client = client
+        self._asked: set[UUID] = set()  # ids of held notifications whose transaction the provider does not show
 
     async def decide(self) -> None:
         """Decides the pings that are over, and releases what is held. One statement, if there is nothing to do."""
         for ping in await self._records.pings_to_decide():
+            await self._records.close_ping(ping)
+            await self.release_real(ping)
             await self._records.decide_ping(ping)
             while held := await self._records.held(ping, _BATCH):
                 await self._release(held)
+
+    async def release_real(self, ping: UUID) -> bool:
+        """Releases what is held for a ping and proven to be real. Returns whether there was any.
+
+        The ids of a sample are made up. So a notification is real if the provider knows its transaction, with its amount.
+        A transaction that the provider does not show proves nothing: it may be too new, or the part of the API is off.
+        """
+        if self._client is None:
+            return False
+        held = [one for one in await self._records.undecided(ping, _MOST_ASKED) if one.id not in self._asked]
+        real = [one for one in held if await _is_real(one, self._records.account, self._client)]
+        self._asked.update(one.id for one in held if one not in real)
+        if real:
+            await self._release(real)
+        return bool(real)
 
     async def _release(self, held: Sequence[Held]) -> None:
         account = self._records.account
@@ -93,6 +123,20 @@ class HeldNotifications:
             raise RefusedError("postgresql", why_not_stored(unkept))
 
 
+async def _is_real(held: Held, account: str, client: ProviderClient) -> bool:
+    """Returns whether the provider knows the transaction of a notification."""
+    try:
+        notification = parse(held.body, account)
+        if notification.entity_name != "transaction" or notification.entity_id is None:
+            return False
+        async with asyncio.timeout(_ASK):
+            transaction = await client.transaction(notification.entity_id)
+    except (ProviderError, UnusableError, TimeoutError):
+        return False
+    amount = money(load_payload(held.body).get("authAmount"))
+    return amount is not None and amount == transaction.auth_amount
+
+
 def _quarantined(held: Held, account: str, why: UnusableError) -> Quarantined:
     return Quarantined(new_id(), account, why.reason, why.detail, held.key_fingerprint, held.body, hash_of_body(held.body))
 
@@ -117,12 +161,14 @@ async def ping(
     if await _became_active(client, records, held, webhook, opened):
         return None
     answered = await _order(client, records, held, webhook, opened, sleep)
-    if await _arrival(records, opened, sleep) is None:
+    if await _arrival(records, held, opened, sleep) is None:
         await _end(records, held, webhook, opened, _LATE, sleep)
         raise PingFailedError(await _why(records, opened, webhook, answered=answered))
     await records.close_ping(opened)
     await held.decide()
-    return await records.sample(opened)
+    if (sample := await records.sample(opened)) is None:
+        raise PingFailedError("a real notification came while the ping was open, and no sample: try again")
+    return sample
 
 
 async def wait_for_open_ping(
@@ -179,10 +225,13 @@ async def _end(
     await held.decide()
 
 
-async def _arrival(records: WebhookRecords, opened: UUID, sleep: Sleep) -> Sample | None:
+async def _arrival(records: WebhookRecords, held: HeldNotifications, opened: UUID, sleep: Sleep) -> Sample | None:
     until = time.monotonic() + _ARRIVAL
     while True:
-        if (sample := await records.sample(opened)) is not None or time.monotonic() >= until:
+        sample = await records.sample(opened)
+        if sample is not None and await held.release_real(opened):
+            sample = await records.sample(opened)
+        if sample is not None or time.monotonic() >= until:
             return sample
         await sleep(_LOOK)
 

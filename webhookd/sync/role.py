@@ -11,10 +11,13 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from webhookd.authorizenet.api.client import ProviderClient, clients_of
+from webhookd.operate.reconciling import reconciler_of
 from webhookd.runtime.loops import Watch
 from webhookd.settings import Role, Settings
-from webhookd.settings.provider import ProviderAccess, provider_accesses
+from webhookd.settings.provider import ProviderAccess, provider_accesses, time_zone
+from webhookd.settings.synthetic_types import wanted_types
 from webhookd.store.database import Database
+from webhookd.store.provider_facts import FactStore
 from webhookd.store.provider_gaps import ProviderGaps
 from webhookd.store.provider_refusals import ProviderRefusals
 from webhookd.store.provider_state import ProviderState
@@ -22,16 +25,23 @@ from webhookd.store.provider_webhooks import WebhookRecords
 from webhookd.store.receipts import Receipts
 from webhookd.sync.account_state import AccountState
 from webhookd.sync.account_sync import AccountSync, Job
+from webhookd.sync.day_reports import DayReports
+from webhookd.sync.details import WantedDetails
+from webhookd.sync.fact_recorder import FactRecorder
 from webhookd.sync.gap_closer import GapCloser
 from webhookd.sync.guardian import Guardian
 from webhookd.sync.lease import Lease
 from webhookd.sync.pings import HeldNotifications
-from webhookd.sync.takeover import Limits, Takeover
+from webhookd.sync.settlement_sweep import SettlementSweep
+from webhookd.sync.subscription_sweep import SubscriptionSweep
+from webhookd.sync.synthetic_intake import SyntheticIntake
+from webhookd.sync.takeover import Limits, Takeover, oldest
 from webhookd.telemetry.metrics import Metrics
 
 _LEASE = 45.0  # seconds; another replica takes over within a minute of a replica's death
 _CHECK_EVERY = 3600.0  # seconds between two checks of the credentials
 _ORDERS_EVERY = 2.0  # seconds between two looks for orders of operators
+_DETAILS_EVERY = 2.0  # seconds between two looks for details that handlers wait for
 _RECORD_EVERY = 5.0  # seconds
 _DECIDE_EVERY = 10.0  # seconds between two looks for pings that are over: whoever ordered one may have died
 _ACTOR = "webhookd"  # who releases what such a ping held
@@ -45,6 +55,10 @@ class _Plan(NamedTuple):
     gap_grace: float
     guardian_every: float
     guardian: str
+    settlement_every: float
+    synthetic_events: tuple[str, ...]
+    shop: tuple[object, object]
+    time_zone: str | None
 
 
 class SyncRole:
@@ -114,13 +128,18 @@ class SyncRole:
 
         limits = self._settings.max_event_age, self._settings.max_clock_skew
         records = WebhookRecords(self._database, plan.access.account, _ACTOR)
-        held = HeldNotifications(records, self._receipts, *limits)
+        held = HeldNotifications(records, self._receipts, *limits, client)
+        recorder = self._recorder(plan)
+        ready = partial(state.know, client)
+        details = WantedDetails(plan.access.account, client, self._database, ready, recorder, self._metrics)
         jobs = [
             Job("decision on pings", _DECIDE_EVERY, held.decide),
             Job("comparison with the history", plan.gap_every, partial(after_check, closer.close)),
             Job("orders to close gaps", _ORDERS_EVERY, partial(after_check, closer.work_on_orders)),
+            Job("details for handlers", _DETAILS_EVERY, details.ask),
             Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
             Job("record of the calls", _RECORD_EVERY, state.record),
+            Job("reconciliation", _CHECK_EVERY, self._day_reports(plan).run),
             Job("removal of old rows", _CHECK_EVERY, partial(self._store.remove_old, plan.access.account)),
         ]
         if plan.guardian != "off":
@@ -135,7 +154,44 @@ class SyncRole:
                 noted=partial(self._metrics.note_webhook, plan.access.account),
             )
             jobs.append(Job("guardian", plan.guardian_every, guardian.look))
+        if plan.settlement_every > 0:
+            sweep = self._sweep(plan, state, client, recorder)
+            jobs.append(Job("settlement sweep", plan.settlement_every, partial(after_check, sweep.run)))
+            subscriptions = self._subscription_sweep(plan, state, client)
+            jobs.append(Job("sweep of subscriptions", plan.settlement_every, partial(after_check, subscriptions.run)))
         return jobs
+
+    def _day_reports(self, plan: _Plan) -> DayReports:
+        reconciler = reconciler_of(self._settings, self._database)
+        return DayReports(plan.access.account, self._database, reconciler, self._metrics)
+
+    def _recorder(self, plan: _Plan) -> FactRecorder:
+        account = plan.access.account
+        return FactRecorder(account, FactStore(self._database, account), self._intake(plan), self._database.now)
+
+    def _sweep(self, plan: _Plan, state: AccountState, client: ProviderClient, recorder: FactRecorder) -> SettlementSweep:
+        return SettlementSweep(
+            plan.access.account,
+            client,
+            self._database,
+            recorder,
+            partial(oldest, timedelta(seconds=self._settings.event_retention)),
+            lambda: state.time_zone,
+            self._metrics,
+        )
+
+    def _subscription_sweep(self, plan: _Plan, state: AccountState, client: ProviderClient) -> SubscriptionSweep:
+        return SubscriptionSweep(
+            plan.access.account,
+            client,
+            self._database,
+            self._intake(plan),
+            partial(oldest, timedelta(seconds=self._settings.event_retention)),
+            lambda: state.time_zone,
+        )
+
+    def _intake(self, plan: _Plan) -> SyntheticIntake:
+        return SyntheticIntake(plan.access.account, self._receipts, wanted_types(plan.synthetic_events), self._metrics)
 
     def _gap_closer(self, plan: _Plan, client: ProviderClient) -> GapCloser:
         settings, access = self._settings, plan.access
@@ -149,5 +205,13 @@ class SyncRole:
 def _plans(settings: Settings) -> dict[str, _Plan]:
     if Role.SYNC not in settings.roles:
         return {}
-    every = settings.gap_every, settings.gap_grace, settings.guardian_every, settings.webhook_guardian
-    return {name: _Plan(access, *every) for name, access in provider_accesses(settings).items()}
+    every = (
+        settings.gap_every,
+        settings.gap_grace,
+        settings.guardian_every,
+        settings.webhook_guardian,
+        settings.settlement_every,
+        settings.synthetic_events,
+        (settings.shop_query, settings.shop_database_url),
+    )
+    return {name: _Plan(access, *every, time_zone(settings, name)) for name, access in provider_accesses(settings).items()}

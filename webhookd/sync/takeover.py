@@ -98,7 +98,7 @@ class Takeover:
 
     def oldest(self, now: datetime) -> datetime:
         """Returns the eventDate from which notifications may be taken. Retention may have removed events that are older."""
-        return now - self._limits.age + _RETENTION_MARGIN
+        return oldest(self._limits.age, now)
 
     async def webhooks(self, known: frozenset[str]) -> Webhooks:
         """Returns the webhooks that are ours. `known`: those that were found before."""
@@ -259,6 +259,11 @@ class _Batch:
         else:
             self.refused.append(found)
         return len(self.arrivals) + len(self.refused)
+
+
+def oldest(retention: timedelta, now: datetime) -> datetime:
+    """Returns the date from which events may be taken, so that none comes again that retention has removed."""
+    return now - retention + _RETENTION_MARGIN
 
 
 def _refused(row: HistoryRow, reason: str, *, status: str = "unreadable") -> Refused:

@@ -53,7 +53,7 @@ class Metrics:
             "outcome",
             values=("kept", "dropped"),
         )
-        self.accepted = counter("accepted_total", "New events that were committed, by event type.", "event_type")
+        self.accepted = counter("accepted_total", "New events that were committed, however they came.", "event_type")
         self.ack_seconds = histogram(
             "ack_seconds", "Seconds from the first byte of an authentic webhook to its answer 200, including the commit.", _FAST
         )
@@ -117,8 +117,8 @@ class Metrics:
         self.in_flight = gauge("in_flight", "Messages that this process holds.")
         self.processed = counter(
             "processed_total",
-            "Deliveries of an event to a worker, by outcome: processed, retrying, dead, duplicate, stale, "
-            "redriven, busy, interrupted, unknown.",
+            "Deliveries of an event to a worker, by outcome: processed, retrying, waiting (for details), dead, duplicate, "
+            "stale, redriven, busy, interrupted, unknown.",
             "event_type",
             "outcome",
         )

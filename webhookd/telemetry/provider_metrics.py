@@ -6,7 +6,10 @@ import contextlib
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from webhookd.settings.synthetic_types import SyntheticType
+
 WEBHOOK_STATES = ("ok", "inactive", "missing", "url", "event_types", "doubled", "unknown")
+RESULTS = ("green", "differences", "not known")
 OUTCOMES = ("done", "refused", "off", "rejected", "unreadable", "unavailable")
 
 
@@ -42,11 +45,40 @@ class ProviderMetrics:
         self.compared = gauge(
             "compared_timestamp_seconds", "When a comparison of the history with the ledger last ended; 0 if none has."
         )
+        self.synthetic = counter(
+            "synthetic_events_total",
+            "Synthetic events that were committed, by type: webhookd.transaction.settled and the others.",
+            "account",
+            "event_type",
+        )
+        self.batches_open = gauge(
+            "batches_open", "Batches of settlement that are not final at Authorize.Net, or whose transactions do not add up."
+        )
+        self.swept = gauge("swept_timestamp_seconds", "When a sweep of the settlement last ended; 0 if none has.")
+        self.reports_off = gauge(
+            "reports_off", "1 while Authorize.Net refuses the account its reports (Transaction Details API), else 0."
+        )
         self.held = gauge("account_held", "1 if this replica asks Authorize.Net for the account, else 0.")
         self.credentials_refused = gauge(
             "credentials_refused", "1 while Authorize.Net refuses the account's credentials, else 0."
         )
+        self.details_wanted = gauge(
+            "details_wanted", "Events whose handlers wait for Authorize.Net's details of their transaction."
+        )
+        self.details_wanted_seconds = gauge(
+            "details_wanted_seconds", "For how long the oldest event has waited for details; 0 if none waits."
+        )
 
+        self.reconciled_days = Gauge(
+            "webhookd_provider_reconciled_days",
+            "Settlement days of the last 14 by the result of their reconciliation: green, differences, not known.",
+            ("account", "result"),
+            registry=registry,
+        )
+        self.days_not_reconciled = gauge(
+            "days_not_reconciled",
+            "Settlement days of the last 14 that are over for three days, and have differences or are not known.",
+        )
         self.webhook_state = Gauge(
             "webhookd_provider_webhook_state",
             "1 for the state of the webhook that the guardian last found, 0 for the others: ok, inactive, missing, url, "
@@ -65,14 +97,21 @@ class ProviderMetrics:
         for outcome in OUTCOMES:
             self.calls.labels(account, outcome)
         self.recovered.labels(account)
+        for event_type in SyntheticType:
+            self.synthetic.labels(account, event_type)
         self.held.labels(account).set(0)
 
     def forget(self, account: str) -> None:
         """Removes the gauges of an account for which another replica asks from now on."""
-        for gauge in (self.missing, self.unreadable, self.days_not_whole, self.compared, self.credentials_refused):
+        gauges = self.missing, self.unreadable, self.days_not_whole, self.days_not_reconciled, self.compared, self.swept
+        details = self.details_wanted, self.details_wanted_seconds
+        for gauge in (*gauges, *details, self.batches_open, self.reports_off, self.credentials_refused):
             with contextlib.suppress(KeyError):
                 gauge.remove(account)
         for state in WEBHOOK_STATES:
             with contextlib.suppress(KeyError):
                 self.webhook_state.remove(account, state)
+        for result in RESULTS:
+            with contextlib.suppress(KeyError):
+                self.reconciled_days.remove(account, result)
         self.held.labels(account).set(0)

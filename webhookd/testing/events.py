@@ -13,10 +13,13 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 import orjson
 
 from webhookd.authorizenet import sampling
+from webhookd.authorizenet.api.results import ReturnedItem
+from webhookd.authorizenet.details import Details, transaction_of
 from webhookd.authorizenet.notification import EVENT_TYPES, canonical, nearest_type, parse, whole_pattern
+from webhookd.authorizenet.settlement import state_of
 from webhookd.authorizenet.shapes import Field, Kind, fields_of
 from webhookd.errors import WebhookdError
-from webhookd.event import Event
+from webhookd.event import Event, give_details
 from webhookd.store.keys import new_id
 
 Amount: TypeAlias = str | Decimal | int
@@ -53,6 +56,24 @@ class Fields(TypedDict, total=False):
     trans_id: int | None
 
 
+class DetailFields(TypedDict, total=False):
+    """The details that a test can give. `webhookd.Details` has their meaning. `state` follows from `status`."""
+
+    transaction_id: str
+    status: str
+    state: str
+    amount: Amount | None
+    batch_id: str | None
+    settled_at: datetime | None
+    submitted_at: datetime | None
+    type: str | None
+    ref_transaction_id: str | None
+    invoice_number: str | None
+    subscription_id: str | None
+    payment_number: int | None
+    returned_items: tuple[ReturnedItem, ...]
+
+
 def event(
     event_type: str,
     /,
@@ -61,6 +82,7 @@ def event(
     date: datetime | None = None,
     unknown: bool = False,
     payload: Mapping[str, object] | None = None,
+    details: DetailFields | None = None,
     **fields: Unpack[Fields],
 ) -> Event:
     """Makes an event of `event_type`, which has the payload of the provider's own events of this type.
@@ -69,6 +91,7 @@ def event(
     `account`: the account's name. `date`: the provider's date of the event, now by default; without a zone, it is UTC.
     `unknown`: True for a type that webhookd does not know.
     `payload`: further values by their names in JSON, for fields that webhookd does not know. They are not checked.
+    `details`: what `event.details()` returns. Without them, the details have not come yet.
     `fields`: values of the payload's fields, for example `amount="7.10"`. Amounts keep their digits. None takes a field out.
 
     Each event has an entity of its own; `id` joins events. Raises MisuseError, which names the nearest type or field.
@@ -88,7 +111,7 @@ def event(
     values |= {f"payload.{path}": value for path, value in (payload or {}).items()}
     sample = sampling.with_values(sampling.sample(name, next(_numbers), _utc(date)), values)
     notification = parse(sample.body, account)
-    return Event(
+    made = Event(
         id=new_id(),
         account=account,
         notification_id=notification.notification_id,
@@ -98,6 +121,25 @@ def event(
         attempt=1,
         raw=sample.body,
     )
+    if details is not None:
+        give_details(made, _details(made, details))
+    return made
+
+
+def _details(event: Event, fields: DetailFields) -> Details:
+    __tracebackhide__ = True
+    transaction_id = transaction_of(event.payload)
+    if transaction_id is None:
+        raise MisuseError(f'events of the type "{event.event_type}" are not about a transaction, so they have no details')
+    if unknown := [name for name in fields if name not in DetailFields.__annotations__]:
+        (nearest,) = difflib.get_close_matches(unknown[0], DetailFields.__annotations__, n=1, cutoff=0.0)
+        raise MisuseError(f"details have no field {unknown[0]}; the nearest is {nearest}")
+    amount = fields.get("amount", event.payload.get("authAmount"))
+    if isinstance(amount, float) or (amount is not None and not _AMOUNT.fullmatch(str(amount))):
+        raise MisuseError(f'amount is an amount: write it as text, for example "amount": "7.10", and not as {amount!r}')
+    status = fields.get("status", "capturedPendingSettlement")
+    values: dict[str, Any] = {"transaction_id": transaction_id, "status": status, "state": state_of(status).value, **fields}
+    return Details(**values | {"amount": None if amount is None else Decimal(amount)})
 
 
 def _utc(date: datetime | None) -> datetime | None:

@@ -14,14 +14,16 @@ from types import ModuleType
 from typing import TypeAlias
 from uuid import UUID
 
+from webhookd.authorizenet.details import Details
 from webhookd.authorizenet.notification import parse
 from webhookd.errors import HookError, WebhookdError, causes_of
-from webhookd.event import Event, Status
+from webhookd.event import Event, Status, details_beside, give_details
 from webhookd.operate.events import Events
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.process import handlers as registry
 from webhookd.process.attempt import Attempts, Step
 from webhookd.process.callables import module_of, told
+from webhookd.process.details import EventDetails
 from webhookd.process.failure import AttemptFailedError, Failure, TransactionEndedError
 from webhookd.process.fold import Folds
 from webhookd.process.handlers import Handler, Registration, Registry
@@ -34,7 +36,8 @@ from webhookd.process.turns import Turns
 from webhookd.queue.message import EventReference
 from webhookd.runtime.loops import Watch
 from webhookd.settings import Settings
-from webhookd.store.event_store import EventStore
+from webhookd.store.details import DetailsStore
+from webhookd.store.event_store import Claimed, EventStore
 from webhookd.store.keys import hash_of_body
 from webhookd.store.outbox import Outbox
 from webhookd.store.pools import Connection, is_lost
@@ -66,6 +69,18 @@ class _Runner(HandlerRunner):
         return failure
 
 
+class _Details(EventDetails):
+    """The daemon's giver of details. It gives the details that a test names, and else those of the database."""
+
+    named: dict[UUID, Details]  # by the id of the event in the ledger
+
+    async def give(self, connection: Connection, claimed: Claimed) -> tuple[bool, Failure | None]:
+        if (found := self.named.get(claimed.event.id)) is None:
+            return await super().give(connection, claimed)
+        give_details(claimed.event, found)
+        return False, None
+
+
 class _NoDeadLetters:
     """The dead-letter queue of a trial, which has no queue. The death is in PostgreSQL."""
 
@@ -87,8 +102,11 @@ class Trial:
         runner = _Runner(handlers, timeout=timeout, most_stuck=sys.maxsize, metrics=metrics, watch=watch, around=self._watching)
         runner.database = database
         policy = _usual_policy()
-        self._attempts = Attempts(database, store, runner, Turns(1), most=policy.attempts, metrics=metrics)
-        self._records = Records(store, _NoDeadLetters(), policy, metrics=metrics)
+        details = DetailsStore(database)
+        self._details = _Details(details, handlers)
+        self._details.named = {}
+        self._attempts = Attempts(database, store, runner, self._details, Turns(1), most=policy.attempts, metrics=metrics)
+        self._records = Records(store, details, _NoDeadLetters(), policy, metrics=metrics)
         self._raised: BaseException | None = None  # the exception of the handler that ran last
         self._ids: dict[UUID, UUID] = {}  # the id of an event → the id under which the ledger has it
 
@@ -152,6 +170,8 @@ class Trial:
         if isinstance(accepted, BaseException):
             raise MisuseError(f"PostgreSQL does not store the event: {why_not_stored(accepted)}") from accepted
         self._ids[event.id] = accepted.id
+        if (details := details_beside(event)) is not None:
+            self._details.named[accepted.id] = details
         if await self.status(event) is Status.RETRYING:  # its delay is over
             await self._operator.retry(accepted.id, actor="trial", note="", force=False)
         return await self._reference(event)
@@ -190,8 +210,10 @@ class Trial:
             error.add_note("the transaction of this trial has ended, so nothing else can be delivered in it")
             return error
         result = await self._records.record(failed.claimed, failure)
-        dead = result.outcome is Outcome.DEAD
-        then = "dead: webhookd makes no other attempt" if dead else "retrying: webhookd makes another attempt later"
+        then = {
+            Outcome.DEAD: "dead: webhookd makes no other attempt",
+            Outcome.WAITING: "waiting for the details of its transaction: give them to this test, event(…, details={…})",
+        }.get(result.outcome, "retrying: webhookd makes another attempt later")
         by = f" by the handler {failure.handler}{failure.origin}" if failure.handler else ""
         error.add_note(f"attempt {failed.claimed.event.attempt} failed{by}; the event is {then}")
         return error

@@ -18,6 +18,7 @@ import { provider } from "./provider.js";
 import { providerPage } from "./provider-page.js";
 import { quarantine } from "./quarantine.js";
 import { quarantinePage } from "./quarantine-page.js";
+import { reconciliationPage } from "./reconciliation-page.js";
 import { refused } from "./refused.js";
 import { replay } from "./replay.js";
 import { buildShell } from "./shell.js";
@@ -34,6 +35,7 @@ const VIEWS = {
   refused: [refused],
   destinations: [destinations, destinationPage],
   provider: [provider, providerPage],
+  reconciliation: [null, reconciliationPage],
   operations: [operations, operationPage],
   replay: [replay],
   transactions: [null, null, transactionPage],

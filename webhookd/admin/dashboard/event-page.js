@@ -227,6 +227,7 @@ async function askDiscard(page) {
 const ORIGINS = {
   webhook: "webhook, verified by a Signature Key",
   history: "Authorize.Net's history: no webhook had brought it",
+  synthetic: "webhookd, which found it out: no webhook reports it",
   import: "import without a signature",
 };
 

@@ -19,6 +19,7 @@ const ORIGINS = [
   ["", "anything"],
   ["webhook", "a webhook"],
   ["history", "a row of the provider's history"],
+  ["synthetic", "webhookd's own finding"],
   ["import", "an import"],
 ];
 

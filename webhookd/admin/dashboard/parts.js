@@ -41,6 +41,8 @@ const STATUSES = {
   open: ["Open", "clock", "info"],
   unreadable: ["Unreadable", "warn", "warn"],
   "not known": ["Not known", "question", "warn"],
+  green: ["Green", "check", "good"],
+  differences: ["Differences", "warn", "bad"],
 };
 
 /** Returns a status with its word and its icon: the colour is never alone. */

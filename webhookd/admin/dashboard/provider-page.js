@@ -8,6 +8,7 @@ import { href } from "./navigation.js";
 import { chip, errorState, facts, section, skeleton, when } from "./parts.js";
 import { PROVIDER } from "./provider.js";
 import { SHOWN, calendar, dayTable, dayWords, legend } from "./provider-days.js";
+import { missedRenewals } from "./settlement.js";
 
 const REFRESH = 5;
 const RUNBOOK = "/guide/runbook-provider";
@@ -35,20 +36,21 @@ export async function providerPage(context) {
 async function refresh(page) {
   const { context, account } = page;
   const path = `${PROVIDER}/${encodeURIComponent(account)}`;
-  const [found, { days }] = await Promise.all([
+  const [found, { days }, { renewals }] = await Promise.all([
     get(path, {}, context.signal),
     get(`${path}/days`, { days: SHOWN }, context.signal),
+    get("/webhooks/missed-renewals", { account }, context.signal),
   ]);
-  const text = JSON.stringify([found, days, new Date().getUTCDate()]);
+  const text = JSON.stringify([found, days, renewals, new Date().getUTCDate()]);
   // Do not build an unchanged page again: a selection or the focus in the page would be lost.
   if (text === page.shown) return;
   page.shown = text;
   const focus = document.activeElement?.dataset?.key;
-  show(context.root, build(found, days));
+  show(context.root, build(found, days, renewals));
   if (focus) context.root.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus();
 }
 
-function build(found, days) {
+function build(found, days, renewals) {
   return [
     h(
       "nav",
@@ -63,6 +65,15 @@ function build(found, days) {
       days.length === 0
         ? h("p", { class: "faint" }, "No day is compared yet.")
         : [calendar(days), legend(days), dayTable(days, found.account)],
+      h(
+        "p",
+        {},
+        h(
+          "a",
+          { href: href(["reconciliation", found.account]), "data-key": "reconciliation" },
+          "Reconciliation of the settlement days",
+        ),
+      ),
     ),
     h(
       "div",
@@ -70,10 +81,11 @@ function build(found, days) {
       h(
         "div",
         { class: "main-column" },
+        missedRenewals(renewals, found.account),
         found.unreadable.length > 0 && section("Unreadable notifications", unreadable(found.unreadable)),
         section("Last calls", calls(found.calls)),
         section("Changes at the provider", changes(found.changes)),
-        section("Tests", tests(found.tests)),
+        section("Tests", kept(found), tests(found.tests)),
       ),
       h(
         "div",
@@ -121,7 +133,14 @@ function storyPanel(found) {
         `${plural(found.days_not_whole, "day")} of the last 14 ${found.days_not_whole === 1 ? "is" : "are"} not whole. `,
         todo("webhookddaynotwhole"),
       ),
-    found.test_mode && h("p", { class: "note" }, icon("warn"), "The account is in test mode: no payment settles."),
+    found.test_mode &&
+      h(
+        "p",
+        { class: "note" },
+        icon("warn"),
+        "The account is in test mode: no payment settles. If its notifications have the payload id 0, they are kept as tests, " +
+          "and none becomes an event.",
+      ),
     late &&
       !refused &&
       h(
@@ -242,9 +261,21 @@ function changes(rows) {
   );
 }
 
+function kept(found) {
+  const number = found.tests_in_a_week;
+  if (number === 0) return null;
+  const are = number === 1 ? "was kept as a test" : "were kept as tests";
+  return h(
+    "p",
+    { class: "faint" },
+    `${plural(number, "notification")} of the last seven days ${are}: the samples of pings, and notifications with the payload ` +
+      "id 0. No handler and no destination gets them.",
+  );
+}
+
 function tests(rows) {
   return list(
-    "Samples that pings brought, the newest first",
+    "Notifications that were kept as tests, the newest first",
     ["Type", "Came", "Verified by the key", "Notification"],
     rows.map((row) => [
       shortType(row.event_type),
@@ -252,6 +283,6 @@ function tests(rows) {
       h("code", {}, row.key_fingerprint),
       h("code", {}, row.notification_id),
     ]),
-    "No ping's sample has come. No handler and no destination gets such a sample.",
+    "No test has come: no ping's sample, and no notification with the payload id 0.",
   );
 }

@@ -37,6 +37,32 @@ class Refusals(Protocol):
         """Notes that the provider accepts these credentials."""
 
 
+class OneTryNow:
+    """A memory that lets refused credentials be tried once before their time, because a person asks for it."""
+
+    def __init__(self, refusals: Refusals) -> None:
+        self._refusals = refusals
+        self._taken = False
+
+    async def read(self, fingerprint: str) -> Refused | None:
+        """As in Refusals."""
+        found = await self._refusals.read(fingerprint)
+        return found if found is None or self._taken else found._replace(next_try_in=0.0)
+
+    async def take_try(self, fingerprint: str) -> bool:
+        """As in Refusals."""
+        first, self._taken = not self._taken, True
+        return await self._refusals.take_try(fingerprint) or first
+
+    async def refused(self, fingerprint: str, account: str, code: str) -> None:
+        """As in Refusals."""
+        await self._refusals.refused(fingerprint, account, code)
+
+    async def accepted(self, fingerprint: str) -> None:
+        """As in Refusals."""
+        await self._refusals.accepted(fingerprint)
+
+
 class MemoryRefusals:
     """The memory of one process, which ends with the process."""
 

@@ -131,6 +131,7 @@ class Transaction:
     """A transaction's details, or its summary, which lacks most fields.
 
     ref_transaction_id: the transaction that a refund, a capture or a void is for.
+    recurring: whether the provider marks it as a recurring charge, as each payment of a subscription is.
     """
 
     id: str
@@ -147,6 +148,7 @@ class Transaction:
     batch: Batch | None
     payment_method: str | None
     returned_items: tuple[ReturnedItem, ...]
+    recurring: bool = False
 
 
 class SubscriptionRow(NamedTuple):
@@ -171,6 +173,22 @@ class PaymentAttempt(NamedTuple):
     response: str | None
 
 
+class Schedule(NamedTuple):
+    """The schedule of a subscription.
+
+    interval_unit: days or months.
+    total_occurrences: the number of all payments; 9999 if there is no end.
+    trial_occurrences: the number of the first payments, which cost `trial_amount`.
+    """
+
+    interval_length: int | None
+    interval_unit: str | None
+    starts_on: date | None
+    total_occurrences: int | None
+    trial_occurrences: int | None = None
+    trial_amount: Decimal | None = None
+
+
 class Subscription(NamedTuple):
     """A subscription, with its latest attempts at payments. `id` is the one that was asked for: the answer need not have it."""
 
@@ -178,6 +196,7 @@ class Subscription(NamedTuple):
     status: str | None
     amount: Decimal | None
     attempts: tuple[PaymentAttempt, ...]
+    schedule: Schedule | None = None
 
 
 class ListPage(NamedTuple):

@@ -177,10 +177,15 @@ def close(
 
 
 def first_day(text: str, today: date) -> date:
-    """Returns the day that a date or an age names. Raises SettingsError."""
+    """Returns the day that `--since` names. Raises SettingsError."""
+    return day_of("--since", text, today)
+
+
+def day_of(option: str, text: str, today: date) -> date:
+    """Returns the day that a date or an age names. Raises SettingsError that names `option`."""
     if found := _DAYS.fullmatch(text.strip()):
         return today - timedelta(days=int(found[1]) * (7 if found[2] == "w" else 1))
     try:
         return date.fromisoformat(text.strip())
     except ValueError:
-        raise SettingsError(f"--since {plain(text)}: give a date such as 2026-11-01, or an age such as 30d or 2w") from None
+        raise SettingsError(f"{option} {plain(text)}: give a date such as 2026-11-01, or an age such as 30d or 2w") from None

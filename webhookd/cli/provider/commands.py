@@ -124,22 +124,37 @@ def notifications(
 
 
 @app.command()
-def check(account: Account = "default", folder: Folder = FOLDER, as_json: Json = False) -> None:
+def check(
+    now: Annotated[
+        bool, typer.Option("--now", help="Try refused credentials once now, before the time at which they may be tried again.")
+    ] = False,
+    account: Account = "default",
+    folder: Folder = FOLDER,
+    as_json: Json = False,
+) -> None:
     """Check an account's credentials and its webhook, as `webhookd doctor` does for all accounts.
+
+    Credentials that Authorize.Net has refused are tried again after 15 minutes, whichever process or command tried them: many
+    refused calls may lock the account. Other credentials are tried at once. --now tries the same ones at once, for example
+    after the account's user was made active again.
 
     The exit code is 1 if a check failed. A warning, for example about an inactive webhook, does not change the exit code.
     """
     settings, _ = settings_of(account, folder, whole=False)
-    raise typer.Exit(run(_check(settings, account.lower(), as_json=as_json)))
+    raise typer.Exit(run(_check(settings, account.lower(), now=now, as_json=as_json)))
 
 
-async def _check(settings: Settings, account: str, *, as_json: bool) -> int:
+async def _check(settings: Settings, account: str, *, now: bool, as_json: bool) -> int:
+    from webhookd.authorizenet.api.refusals import OneTryNow
     from webhookd.doctor.finding import Verdict
-    from webhookd.doctor.provider import examine_account, known_webhooks
+    from webhookd.doctor.provider import examine_account
+    from webhookd.doctor.stored import stored
     from webhookd.settings.provider import provider_accesses
 
-    known = await known_webhooks(settings, [account])
-    findings = await examine_account(provider_accesses(settings)[account], known.get(account))
+    async with stored(settings) as memory:
+        refusals = OneTryNow(memory.refusals) if now and memory.refusals is not None else memory.refusals
+        known = await memory.webhooks([account])
+        findings = await examine_account(provider_accesses(settings)[account], known.get(account), refusals)
     failed = any(one.verdict is Verdict.FAILED for one in findings)
     if as_json:
         tell_json({"ok": not failed, "findings": [one.as_dict() for one in findings]})

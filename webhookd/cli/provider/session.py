@@ -17,6 +17,7 @@ from webhookd.runtime.console import err, run
 
 if TYPE_CHECKING:
     from webhookd.authorizenet.api.client import ProviderClient
+    from webhookd.authorizenet.api.refusals import Refusals
     from webhookd.settings import Settings
     from webhookd.settings.provider import ProviderAccess
     from webhookd.store.database import Database
@@ -50,7 +51,7 @@ class Session:
         records = WebhookRecords(self.database, self.access.account, _user())
         settings = self.settings
         receipts = Receipts(self.database, Routes(destinations_of(settings.destinations, sends=False)))
-        held = HeldNotifications(records, receipts, settings.max_event_age, settings.max_clock_skew)
+        held = HeldNotifications(records, receipts, settings.max_event_age, settings.max_clock_skew, self.client)
         return Registrar(self.client, records, held, step, dry_run=dry_run)
 
 
@@ -88,11 +89,25 @@ async def _with(
     settings: Settings, access: ProviderAccess, work: Callable[[Session], Coroutine[Any, Any, T]], *, changes: bool
 ) -> T:
     from webhookd.authorizenet.api.client import ProviderClient
+    from webhookd.authorizenet.api.errors import CredentialsRefusedError
+    from webhookd.doctor.stored import refused_until, stored
+    from webhookd.store.provider_refusals import ProviderRefusals
 
+    database = None
     async with contextlib.AsyncExitStack() as stack:
-        database = await stack.enter_async_context(_opened(settings)) if changes else None
-        client = await stack.enter_async_context(ProviderClient(access, patience=_PATIENCE))
-        return await work(Session(settings, access, client, database))
+        if changes:
+            database = await stack.enter_async_context(_opened(settings))
+            refusals: Refusals | None = ProviderRefusals(database)
+        else:
+            refusals = (await stack.enter_async_context(stored(settings))).refusals
+        client = await stack.enter_async_context(ProviderClient(access, refusals=refusals, patience=_PATIENCE))
+        try:
+            return await work(Session(settings, access, client, database))
+        except CredentialsRefusedError as error:
+            if refusals is None:
+                raise
+            said = refused_until(error, access.account, client.state.next_call_in)
+            raise CredentialsRefusedError(said, error.code) from error
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,183 @@
+-- What a reconciliation of a settlement day reads. All statements of a day run in one snapshot.
+
+-- name: settlement_frame(account, low)^
+-- Returns how far the sweep of an account has come. `known`: the account has, or had, API credentials. `unread`: since `low`, a batch
+-- settled, or will, whose list was not read yet: its transactions may be in no list that webhookd knows.
+SELECT
+    now() AS now, s.swept_from, s.batches_listed_at, s.unsettled_at, s.time_zone,
+    EXISTS (SELECT FROM webhookd.provider_accounts a WHERE a.account = :account) AS known,
+    EXISTS (
+        SELECT FROM webhookd.provider_batches b
+        WHERE b.account = :account AND b.looked_at IS NULL AND (b.settled_at IS NULL OR b.settled_at >= :low)
+    ) AS unread
+FROM (SELECT) AS one
+LEFT JOIN webhookd.provider_sweeps s ON s.account = :account;
+
+-- name: settled_batches(account, begins, ends)
+-- Returns the batches of a day, and those without a settlement time that may settle on it: those that have a transaction from before the
+-- end of the day, or none.
+SELECT b.batch_id, b.settlement_state, b.settled_at, b.payment_method, b.totals, b.reasons, b.looked_at
+FROM webhookd.provider_batches b
+WHERE b.account = :account AND b.settled_at >= :begins AND b.settled_at < :ends
+UNION ALL
+SELECT b.batch_id, b.settlement_state, b.settled_at, b.payment_method, b.totals, b.reasons, b.looked_at
+FROM webhookd.provider_batches b
+WHERE b.account = :account AND b.settled_at IS NULL AND (
+    NOT EXISTS (SELECT FROM webhookd.provider_transactions t WHERE t.account = :account AND t.batch_id = b.batch_id)
+    OR EXISTS (
+        SELECT FROM webhookd.provider_transactions t
+        WHERE t.account = :account AND t.batch_id = b.batch_id AND (t.submitted_at < :ends OR t.submitted_at IS NULL)
+    )
+);
+
+-- name: settled_rows(account, batches, every)
+-- Returns the transactions of batches, each with webhookd's own row of it and the number of its events that are dead. Leaves out those that
+-- surely agree, unless `every` is true. Each row, and at least one, has the number of these, their sum, and their days in UTC.
+-- A transaction surely agrees if it is a settled charge whose amount and state are the same here, no event of it is dead, it is in one
+-- batch only, and no other settled charge has its invoice number. `reconcile` finds nothing in such a row: a test compares both ways.
+-- With 10,000 transactions a day, reading all of them into a report takes 20 µs each more.
+WITH dead AS MATERIALIZED (
+    -- An object, which finds an id at once: a join would compare each transaction with each dead event.
+    SELECT coalesce(jsonb_object_agg(entity_id, events), '{}') AS by_id
+    FROM (
+        SELECT l.entity_id, count(*) AS events
+        FROM (
+            SELECT event_id FROM webhookd.work WHERE status = 'dead'
+            UNION ALL
+            SELECT event_id FROM webhookd.deliveries WHERE status = 'dead'
+        ) d
+        JOIN webhookd.ledger l ON l.id = d.event_id
+        JOIN webhookd.kinds k ON k.id = l.kind
+        WHERE k.account = :account AND k.entity_name = 'transaction' AND l.entity_id IS NOT NULL
+        GROUP BY l.entity_id
+    ) counted
+), listed AS MATERIALIZED (
+    SELECT
+        transaction_id, amount, invoice_number, (submitted_at AT TIME ZONE 'UTC')::date AS day,
+        NOT :every AND state = 'settled' AND listed_in = ARRAY[batch_id] AND submitted_at IS NOT NULL
+            AND coalesce(type, '') NOT LIKE 'refund%' AS is_plain
+    FROM webhookd.provider_transactions
+    WHERE account = :account AND batch_id = ANY(:batches::text[])
+), ours AS MATERIALIZED (
+    -- PostgreSQL 17 reads neighbouring keys of an array in one go. A look-up for each transaction takes 40 % more.
+    SELECT entity_id, webhookd.value_of(facts, '$[*][2].captured_amount')::numeric AS amount
+    FROM webhookd.timeline
+    WHERE entity_name = 'transaction' AND account = :account
+        AND entity_id = ANY((SELECT array_agg(transaction_id) FROM listed WHERE is_plain)::text[])
+        AND webhookd.value_of(facts, '$[*][2].state') IN ('captured', 'settled')
+), twice AS MATERIALIZED (
+    SELECT invoice_number
+    FROM webhookd.provider_transactions
+    WHERE account = :account AND invoice_number = ANY((SELECT array_agg(invoice_number) FROM listed WHERE is_plain)::text[])
+        AND state = 'settled'
+    GROUP BY invoice_number
+    HAVING count(*) > 1
+), found AS MATERIALIZED (
+    -- Subselects, which PostgreSQL hashes: with statistics of a time before the batch, it would join by comparing each with each.
+    SELECT
+        transaction_id, amount, day,
+        coalesce(
+            is_plain AND NOT (SELECT by_id FROM dead) ? transaction_id AND (transaction_id, amount) IN (SELECT entity_id, amount FROM ours)
+            AND (invoice_number IS NULL OR invoice_number NOT IN (SELECT invoice_number FROM twice)),
+            false
+        ) AS agrees
+    FROM listed
+)
+SELECT
+    s.*, t.*, webhookd.value_of(w.facts, '$[*][2].state') AS our_state,
+    coalesce(
+        webhookd.value_of(w.facts, '$[*][2].captured_amount'), webhookd.value_of(w.facts, '$[*][2].refunded_amount'),
+        webhookd.value_of(w.facts, '$[*][2].requested_amount')
+    )::numeric AS our_amount,
+    w.entity_id IS NOT NULL AS is_ours,
+    coalesce(((SELECT by_id FROM dead) -> f.transaction_id)::integer, 0) AS our_dead
+FROM (
+    SELECT
+        count(*)::integer AS agreed, coalesce(sum(amount), 0) AS agreed_amount, coalesce(array_agg(DISTINCT day), '{}') AS agreed_days
+    FROM found WHERE agrees
+) s
+LEFT JOIN found f ON NOT f.agrees
+LEFT JOIN webhookd.provider_transactions t ON t.account = :account AND t.transaction_id = f.transaction_id
+LEFT JOIN webhookd.timeline w ON w.entity_name = 'transaction' AND w.account = :account AND w.entity_id = f.transaction_id;
+
+-- name: unlisted_transactions(account, batches, low, high, since)
+-- Returns webhookd's rows of the transactions that moved money, that no list of the provider has: those of the payments' events received
+-- in a span of time, if none of these is older than `since`. `batches`: the day's; most of the ids are theirs.
+WITH settled AS MATERIALIZED (
+    SELECT transaction_id FROM webhookd.provider_transactions WHERE account = :account AND batch_id = ANY(:batches::text[])
+), events AS MATERIALIZED (
+    SELECT DISTINCT l.entity_id
+    FROM webhookd.ledger l
+    WHERE l.id >= webhookd.first_id(:low) AND l.id < webhookd.first_id(:high) AND coalesce(l.event_date, l.received_at) >= :since
+        AND l.kind = ANY((
+            SELECT coalesce(array_agg(id), '{}') FROM webhookd.kinds
+            WHERE account = :account AND entity_name = 'transaction' AND event_type LIKE 'net.authorize.payment.%'
+        )::bigint[])
+        AND l.entity_id IS NOT NULL AND l.entity_id NOT IN (SELECT transaction_id FROM settled)
+)
+SELECT
+    e.entity_id AS transaction_id, webhookd.value_of(w.facts, '$[*][2].state') AS our_state,
+    coalesce(
+        webhookd.value_of(w.facts, '$[*][2].captured_amount'), webhookd.value_of(w.facts, '$[*][2].refunded_amount')
+    )::numeric AS our_amount
+FROM events e
+JOIN webhookd.timeline w ON w.entity_name = 'transaction' AND w.account = :account AND w.entity_id = e.entity_id
+WHERE NOT EXISTS (SELECT FROM webhookd.provider_transactions t WHERE t.account = :account AND t.transaction_id = e.entity_id)
+    AND webhookd.value_of(w.facts, '$[*][2].state') IN ('captured', 'refunded');
+
+-- name: batches_by_id(account, batches)
+-- Returns batches by their ids.
+SELECT batch_id, settlement_state, settled_at, payment_method, totals, reasons, looked_at
+FROM webhookd.provider_batches
+WHERE account = :account AND batch_id = ANY(:batches::text[]);
+
+-- name: whole_days(account, days)
+-- Returns those of the days, in UTC, for which the history of notifications is whole.
+SELECT day FROM webhookd.provider_days WHERE account = :account AND completeness = 'whole' AND day = ANY(:days::date[]);
+
+-- name: captures_of_invoices(account, invoices)
+-- Returns the settled charges of invoices. Renewals share their subscription's invoice, and are left out.
+SELECT invoice_number, transaction_id
+FROM webhookd.provider_transactions
+WHERE account = :account AND invoice_number = ANY(:invoices::text[]) AND state = 'settled' AND subscription_id IS NULL
+    AND coalesce(type, '') NOT LIKE 'refund%';
+
+-- name: sales_of(account, transaction_ids)
+-- Returns those of the transactions that the provider or webhookd knows as a sale.
+SELECT transaction_id
+FROM webhookd.provider_transactions
+WHERE account = :account AND transaction_id = ANY(:transaction_ids::text[])
+    AND state NOT LIKE 'refund%' AND coalesce(type, '') NOT LIKE 'refund%'
+UNION
+SELECT entity_id
+FROM webhookd.timeline
+WHERE entity_name = 'transaction' AND account = :account AND entity_id = ANY(:transaction_ids::text[])
+    AND coalesce(webhookd.value_of(facts, '$[*][2].kind'), 'charge') = 'charge';
+
+-- name: listed_transactions(account, transaction_ids)
+-- Returns those of the transactions that a list of the provider has.
+SELECT transaction_id
+FROM webhookd.provider_transactions
+WHERE account = :account AND transaction_id = ANY(:transaction_ids::text[]);
+
+-- name: swept_from(account)$
+-- Returns the time from which on the batches of an account are looked at. NULL: nobody has swept the account.
+SELECT swept_from FROM webhookd.provider_sweeps WHERE account = :account;
+
+-- name: record_reconciled_days(account, days, results, differences, reasons, as_of)!
+-- Records the outcome of days.
+INSERT INTO webhookd.reconciled_days AS d (account, day, result, differences, reasons, as_of)
+SELECT :account, r.*
+FROM unnest(:days::date[], :results::text[], :differences::integer[], :reasons::integer[], :as_of::timestamptz[])
+    AS r (day, result, differences, reasons, as_of)
+ORDER BY r.day
+ON CONFLICT (account, day) DO UPDATE SET
+    result = excluded.result, differences = excluded.differences, reasons = excluded.reasons, as_of = excluded.as_of,
+    since = CASE WHEN d.result = excluded.result THEN d.since ELSE excluded.since END;
+
+-- name: remove_reconciled_days(account, before)!
+-- Removes the outcomes of days before a day.
+DELETE FROM webhookd.reconciled_days
+WHERE account = :account AND day IN (
+    SELECT day FROM webhookd.reconciled_days WHERE account = :account AND day < :before ORDER BY day FOR UPDATE
+);

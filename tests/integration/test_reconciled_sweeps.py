@@ -1,0 +1,60 @@
+"""After the last sweep of a merchant's story, the report names exactly the differences that the seed planted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from tests.conftest import Start
+from tests.helpers import settlement_story
+from tests.helpers.operator import Connection
+from tests.helpers.settled_books import keep_days, keep_events
+from tests.helpers.settlement_story import SettlementStory
+from tests.integration.test_reconciling import found, wanted
+from webhookd.operate.reconciling import Reconciler
+from webhookd.process.handlers import Registry
+from webhookd.simulate import DIFFERENCES, story
+from webhookd.simulate.story import Planted
+
+_SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 200))]
+
+
+@pytest.mark.parametrize("seed", _SEEDS)
+async def test_after_the_last_sweep_the_report_names_exactly_what_the_seed_planted(
+    seed: int, start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = await start(Registry(), roles="receive")
+    told = SettlementStory(seed, daemon, connection)
+    simulator, planted = told.simulator, list[Planted]()
+
+    async def post(_: str, __: bytes, ___: Mapping[str, str]) -> int:
+        return 200
+
+    async def with_differences(*given: Any, **more: Any) -> None:
+        planted.extend(await story(*given, **more, plant=dict.fromkeys(DIFFERENCES, 1)))
+
+    # The story's simulator again, with deliveries that arrive.
+    told.simulator = type(simulator)(seed, faults=simulator.faults, clock=told.clock, post=post)
+    told.simulator.register("https://shop.example.com/hooks", account=told.account)
+    own, told.own = told.own, told.simulator.account(told.account)
+    told.own.rules = own.rules
+    monkeypatch.setattr(settlement_story, "story", with_differences)
+    monkeypatch.setattr(daemon.database, "now", told.clock.now)
+    await told.run()
+    days = {one.made_at.astimezone(UTC).date() for one in told.own.transactions.values()}
+    await keep_days(connection, days, told.account)
+    await keep_events(connection, told.simulator, told.account)
+    zone = ZoneInfo(told.own.rules.zone)
+    first = min(one.made_at for one in told.own.transactions.values()).astimezone(zone).date()
+    reports = [
+        one async for one in Reconciler(daemon.database, lambda _: None).days(told.account, first, first + timedelta(days=30))
+    ]
+    assert {one.zone for one in reports} == {told.own.rules.zone}
+    assert [one.report.reasons for one in reports[1:] if one.report.reasons] == []
+    assert all("settled since" in reason for reason in reports[0].report.reasons)
+    assert found(reports) == wanted(told.own, planted)
+    assert sum(one.report.agreed for one in reports) > 0

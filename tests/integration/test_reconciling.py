@@ -1,0 +1,274 @@
+"""The reconciliation names exactly the differences between the provider's books and webhookd's, and is green only on proof."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import pytest_asyncio
+
+from tests.helpers.operator import Connection
+from tests.helpers.settled_books import keep, kill
+from webhookd.authorizenet.findings import Kind
+from webhookd.errors import NotFoundError
+from webhookd.operate import reconciling
+from webhookd.operate.reconciling import ReconciledDay, Reconciler
+from webhookd.runtime.loops import Watch
+from webhookd.simulate import DIFFERENCES, Account, Clock, Simulator, story
+from webhookd.simulate.story import Planted
+from webhookd.store.database import Database
+from webhookd.store.pools import PoolSettings
+from webhookd.store.queries import queries
+from webhookd.telemetry.metrics import Metrics
+
+START = datetime(2026, 6, 1, 17, tzinfo=UTC)  # 10:00 in Los Angeles
+ZONE = ZoneInfo("America/Los_Angeles")
+FIRST, LAST = date(2026, 6, 1), date(2026, 6, 27)
+Found = set[tuple[Kind, str]]
+
+
+@pytest_asyncio.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(PoolSettings(database_url, short=3, work=1, handler_timeout=5), metrics=Metrics(), watch=Watch())
+    await database.start()
+    yield database
+    await database.stop()
+
+
+async def merchant(seed: int, days: int = 6, **plant: int) -> tuple[Simulator, list[Planted]]:
+    """Returns a simulator after some days of sales, and three weeks in which all settles."""
+
+    async def post(_: str, __: bytes, ___: Mapping[str, str]) -> int:
+        return 200
+
+    simulator = Simulator(seed, clock=Clock(START, speed=0), post=post)
+    simulator.register("https://shop.example.com/hooks")
+    async with simulator:
+        planted = await story(simulator, days, sales=12, plant=plant)
+        simulator.clock.advance(20 * 86_400)
+        await simulator.idle()
+        simulator.account()
+    return simulator, planted
+
+
+async def reports(database: Database, zone: str | None = None) -> list[ReconciledDay]:
+    return [one async for one in Reconciler(database, lambda _: zone).days("default", FIRST, LAST)]
+
+
+def found(days: list[ReconciledDay]) -> Found:
+    return {(one.kind, one.subject) for day in days for one in day.report.findings}
+
+
+def natural(account: Account) -> Found:
+    """Returns what differs without any fault: no event reports a return, a failed settlement, or a part that is captured."""
+    kinds: Found = set()
+    for one in account.transactions.values():
+        if one.batch is None or one.batch.settled_at is None:
+            continue
+        if one.status == "settlementError" or one.returned:
+            kinds.add((Kind.STATE_DIFFERS, one.id))
+        if one.settle_amount != one.auth_amount:
+            kinds.add((Kind.AMOUNT_DIFFERS, one.id))
+    return kinds
+
+
+def wanted(account: Account, planted: list[Planted]) -> Found:
+    """Returns what a report must name: what differs without a fault, and what was planted."""
+    kinds = natural(account)
+    for kind, ids in planted:
+        failed = any(name in account.transactions and account.transactions[name].status == "settlementError" for name in ids)
+        match kind:
+            case "missing":
+                kinds = {one for one in kinds if one[1] not in ids} | {(Kind.NOT_HERE, ids[0])}
+            case "unknown":
+                kinds.add((Kind.NOT_AT_PROVIDER, ids[0]))
+            case "amount":
+                kinds.add((Kind.AMOUNT_DIFFERS, ids[0]))
+            case "voided":
+                kinds.add((Kind.STATE_DIFFERS, ids[0]))
+            case "doubled" if not failed:
+                kinds.add((Kind.CAPTURED_TWICE, str(account.transactions[ids[0]].invoice)))
+            case "lone refund":
+                kinds.add((Kind.REFUND_WITHOUT_SALE, ids[0]))
+    return kinds
+
+
+@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 40))])
+async def test_the_report_names_exactly_what_was_planted(
+    connection: Connection, database: Database, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator, planted = await merchant(seed, **dict.fromkeys(DIFFERENCES, 2))
+    account = simulator.account()
+    events = await keep(connection, database, simulator)
+    expected = wanted(account, planted)
+    agree = sorted(
+        (one for one in account.transactions.values() if one.status == "settledSuccessfully" and not one.returned),
+        key=lambda one: one.id,
+    )
+    touched = {subject for _, subject in expected} | {name for one in planted for name in one.ids}
+    sound = [one for one in agree if one.id not in touched]
+    await kill(connection, events[sound[0].id])
+    await kill(connection, events[sound[1].id], destination="shop")
+    expected |= {(Kind.DEAD, sound[0].id), (Kind.DEAD, sound[1].id)}
+    days = await reports(database)
+    assert [day.report.reasons for day in days if day.report.reasons] == []
+    assert found(days) == expected
+    assert sum(day.report.in_agreement for day in days) > len(sound) / 2
+    # PostgreSQL compares most transactions by itself. A report that reads all of them finds the same.
+    assert sum(day.report.agreed for day in days) > 0
+    monkeypatch.setattr(reconciling._Snapshot, "inputs", every_row(reconciling._Snapshot.inputs))
+    for fast, slow in zip(days, await reports(database), strict=True):
+        assert slow.report.agreed == 0
+        assert facts_of(fast) == facts_of(slow)
+
+
+def every_row(inputs: Any) -> Any:
+    async def read(snapshot: Any, zone: Any) -> Any:
+        snapshot._every = True
+        return await inputs(snapshot, zone)
+
+    return read
+
+
+def facts_of(day: ReconciledDay) -> tuple[Any, ...]:
+    report = day.report
+    sums = report.charged, report.refunded, report.in_agreement, report.without_money
+    return report.day, report.begins, report.ends, *sums, report.findings, report.reasons, report.batches, report.totals
+
+
+async def test_a_merchant_without_faults_has_green_days_with_the_sums_of_the_books(
+    connection: Connection, database: Database
+) -> None:
+    simulator, _ = await merchant(5)
+    account = simulator.account()
+    await keep(connection, database, simulator)
+    days = await reports(database)
+    assert found(days) == natural(account)
+    greens = [day for day in days if day.result == "green"]
+    assert greens
+    for day in days:
+        own = [
+            one
+            for one in account.transactions.values()
+            if one.batch is not None
+            and one.batch.settled_at is not None
+            and one.batch.settled_at.astimezone(ZONE).date() == day.report.day
+        ]
+        sales = [one.settle_amount for one in own if one.status == "settledSuccessfully" and not one.returned]
+        refunds = [one.settle_amount for one in own if one.status == "refundSettledSuccessfully"]
+        assert (day.report.charged, day.report.refunded) == (sum(sales), sum(refunds))
+
+
+# Each case changes a database in which one day is green, and has a word of the reason for which no day of it is green then.
+DOUBTS = [
+    ("UPDATE provider_batches SET settlement_state = 'pendingSettlement'", "its state is pendingSettlement"),
+    ("UPDATE provider_batches SET reasons = '{the list moved}'", "the list moved"),
+    ("UPDATE provider_batches SET looked_at = NULL", "its list was not read yet"),
+    ("UPDATE provider_batches SET settled_at = NULL, reasons = '{it is pending}'", "it is pending"),
+    ("UPDATE provider_batches SET settled_at = NULL", "no settlement time"),
+    ("UPDATE provider_days SET completeness = 'open'", "history is not known to be whole for 2026-06"),
+    ("DELETE FROM provider_days", "history is not known to be whole for 2026-06"),
+    ("UPDATE provider_sweeps SET batches_listed_at = NULL", "not listed to the end"),
+    ("UPDATE provider_sweeps SET batches_listed_at = '2026-06-02'", "before the day was surely complete"),
+    ("UPDATE provider_sweeps SET swept_from = '2026-06-30'", "looks only at batches that settled since"),
+    ("UPDATE provider_sweeps SET time_zone = 'Pacific'", "time zone is not known"),
+    ("UPDATE provider_sweeps SET time_zone = NULL", "time zone is not known"),
+    ("DELETE FROM provider_sweeps", "not listed to the end"),
+    ("UPDATE provider_transactions SET status = 'newText', state = 'unknown' WHERE batch_id IS NOT NULL", "still newText"),
+    ("UPDATE provider_transactions SET submitted_at = NULL", "reports no date"),
+]
+
+
+@pytest.mark.parametrize(("change", "word"), DOUBTS)
+async def test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known(
+    connection: Connection, database: Database, change: str, word: str
+) -> None:
+    simulator, _ = await merchant(5, days=3)
+    await keep(connection, database, simulator)
+    before = {day.report.day for day in await reports(database) if day.result == "green" and day.report.batches}
+    assert before
+    await connection.execute(change)
+    days = [day for day in await reports(database) if day.report.day in before]
+    assert [day.report.day for day in days if day.result == "green"] == []
+    assert any(word in reason for day in days for reason in day.report.reasons)
+
+
+async def test_a_transaction_that_no_list_has_is_judged_only_if_the_lists_are_new(
+    connection: Connection, database: Database
+) -> None:
+    simulator, planted = await merchant(5, days=3, unknown=1)
+    await keep(connection, database, simulator)
+    unknown = (Kind.NOT_AT_PROVIDER, planted[0].ids[0])
+    assert [kind for kind in found(await reports(database)) if kind == unknown]
+    for change, word in (
+        ("UPDATE provider_sweeps SET unsettled_at = '2026-06-02'", "the unsettled ones were last listed"),
+        ("UPDATE provider_sweeps SET unsettled_at = NULL", "last listed: never"),
+        ("INSERT INTO provider_batches VALUES ('default', 'b', 's', now())", "the list of a batch was not read yet"),
+    ):
+        await connection.execute(change)
+        days = await reports(database)
+        assert unknown not in found(days)
+        assert [day.report.day for day in days if any(word in one for one in day.report.reasons)] != []
+
+
+@pytest.mark.parametrize(
+    ("named", "given", "zone"),
+    [
+        ("America/Los_Angeles", "Asia/Tokyo", "America/Los_Angeles"),
+        ("Pacific Standard Time", None, "Pacific Standard Time"),
+        ("PST maybe", "America/Los_Angeles", "America/Los_Angeles"),
+        (None, "America/Los_Angeles", "America/Los_Angeles"),
+    ],
+)
+async def test_the_zone_is_the_providers_or_else_that_of_the_settings(
+    connection: Connection, database: Database, named: str | None, given: str | None, zone: str
+) -> None:
+    simulator, _ = await merchant(5, days=2)
+    await keep(connection, database, simulator, zone=named)
+    days = await reports(database, given)
+    assert {day.zone for day in days} == {zone}
+    assert {day.report.begins.hour for day in days} == {7}
+    assert [day for day in days if any("zone" in reason for reason in day.report.reasons)] == []
+
+
+async def test_a_day_on_which_the_clock_changes_has_all_its_batches_once(connection: Connection, database: Database) -> None:
+    simulator, _ = await merchant(5, days=3)
+    await keep(connection, database, simulator)
+    # The batches settle on 8 March 2026, from its first to its last minute: the day has 23 hours.
+    times = [datetime(2026, 3, 8, 8, 0, tzinfo=UTC), datetime(2026, 3, 9, 6, 59, tzinfo=UTC)]
+    names = [row["batch_id"] for row in await connection.fetch("SELECT batch_id FROM provider_batches ORDER BY 1")]
+    for name, at in zip(
+        names, [*times, times[1] + timedelta(minutes=1), *([datetime(2026, 5, 1, tzinfo=UTC)] * 9)], strict=False
+    ):
+        await connection.execute("UPDATE provider_batches SET settled_at = $2 WHERE batch_id = $1", name, at)
+    one, two = [day async for day in Reconciler(database, lambda _: None).days("default", date(2026, 3, 8), date(2026, 3, 9))]
+    assert one.report.ends - one.report.begins == timedelta(hours=23)
+    assert (one.report.batches, two.report.batches) == (tuple(names[:2]), tuple(names[2:3]))
+
+
+async def test_a_report_writes_nothing_and_an_account_without_credentials_is_not_found(
+    connection: Connection, database: Database
+) -> None:
+    with pytest.raises(NotFoundError, match="no account default has API credentials"):
+        await Reconciler(database, lambda _: None).day("default", FIRST)
+    async with database.acquire("admin") as pooled:
+        assert await pooled.fetchval("SELECT 1") == 1
+
+
+async def test_a_day_is_read_by_indexes(connection: Connection, database: Database) -> None:
+    simulator, _ = await merchant(5)
+    await keep(connection, database, simulator)
+    await connection.execute("ANALYZE provider_transactions, timeline, ledger")
+    async with database.acquire("admin") as own:
+        plan = await own.fetch(f"EXPLAIN {queries.settled_rows.sql}", "default", False, ["9000001"])
+        at = START, START + timedelta(days=1), START
+        plan += await own.fetch(f"EXPLAIN {queries.unlisted_transactions.sql}", "default", ["9000001"], *at)
+    text = "\n".join(row[0] for row in plan)
+    assert not re.findall(r"Seq Scan on (?:provider_transactions|timeline|ledger|work|deliveries)", text)
+    for index in ("provider_transactions_batch", "provider_transactions_invoice", "timeline_pkey", "ledger_pkey"):
+        assert f"using {index}" in text
+    assert "hashed SubPlan" in text
