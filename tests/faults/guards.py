@@ -345,7 +345,6 @@ GUARDS = (
         _CLOSER + "test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost[-40]",
     ),
     Guard(
-        "while nothing can be fetched, the day says what is missing, and mistaken empty lists do not make it whole",
         "while nothing can be fetched, the day says what is missing, and no empty list by mistake makes it whole",
         "webhookd/sync/gap_closer.py",
         "                failure = error\n",
