@@ -1,8 +1,8 @@
--- name: begin_sweep(account, oldest)^
+-- name: begin_sweep(account, oldest, at)^
 -- Returns how far the sweep of an account has come; `is_new`: it begins now. The first sweep of an account begins at the time from which its credentials are used.
 WITH begun AS (
-    INSERT INTO webhookd.provider_sweeps (account, swept_from)
-    SELECT :account, greatest(:oldest::timestamptz, (SELECT compared_from FROM webhookd.provider_accounts WHERE account = :account))
+    INSERT INTO webhookd.provider_sweeps (account, swept_from, begun_at)
+    SELECT :account, greatest(:oldest::timestamptz, (SELECT compared_from FROM webhookd.provider_accounts WHERE account = :account)), :at
     WHERE NOT EXISTS (SELECT FROM webhookd.provider_sweeps WHERE account = :account)
     ORDER BY 2
     ON CONFLICT DO NOTHING

@@ -138,7 +138,10 @@ class SettlementStory:
         facts.story = self
         recorder = FactRecorder(self.account, facts, intake, now)
         until = partial(oldest, timedelta(days=3650))
-        return SettlementSweep(self.account, client, database, recorder, until, lambda: self.own.rules.zone, metrics)
+        return SettlementSweep(self.account, client, database, recorder, until, self._zone, metrics)
+
+    async def _zone(self) -> str:
+        return self.own.rules.zone
 
     def cut(self, where: str) -> None:
         """Cuts the sweep off here, if the dice want it."""

@@ -99,6 +99,10 @@ async def merchant(start: Start, connection: Connection, monkeypatch: pytest.Mon
         "INSERT INTO webhookd.provider_accounts (account, compared_from) VALUES ('default', $1)",
         clock.now() - timedelta(hours=1),
     )
+    await connection.execute(  # the lists begin an hour later
+        "INSERT INTO webhookd.provider_sweeps (account, swept_from, begun_at) VALUES ('default', $1, $1)",
+        clock.now() - timedelta(hours=1),
+    )
     async with AsyncExitStack() as stack:
         simulator = await stack.enter_async_context(Simulator(3, clock=clock))
         simulator.account(signature_key=KEY)

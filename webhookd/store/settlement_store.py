@@ -45,9 +45,9 @@ class SettlementStore:
         self._database = database
         self._account = account
 
-    async def begin(self, oldest: datetime) -> Sweep:
-        """Returns how far the sweep has come. `oldest`: the first sweep begins not earlier."""
-        return Sweep(**await self._database.one(queries.begin_sweep, account=self._account, oldest=oldest))
+    async def begin(self, oldest: datetime, at: datetime) -> Sweep:
+        """Returns how far the sweep has come. `oldest`: the first sweep begins not earlier. `at`: the time now."""
+        return Sweep(**await self._database.one(queries.begin_sweep, account=self._account, oldest=oldest, at=at))
 
     async def note_batches(self, batches: Iterable[Batch], at: datetime, *, listed: bool = True) -> None:
         """Records batches before their transactions are read. `listed`: all batches up to `at` are among these."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import (
@@ -20,15 +22,19 @@ from webhookd.store.provider_state import Call, ProviderState
 from webhookd.telemetry.logs import logger
 from webhookd.telemetry.provider_metrics import ProviderMetrics
 
-_TOGETHER = 60.0  # seconds between two checks
+_TOGETHER = timedelta(minutes=1)  # between two checks
+_PROVEN = timedelta(hours=1)  # for which a call that the provider answered proves the credentials
+_MERCHANT = timedelta(hours=36)  # until the provider is asked about the account anew; the settlement sweep asks daily
+_NO_ANSWER = (FeatureOffError, CallRejectedError, UnreadableAnswerError)  # the provider does not say whose account it is
 _MOST_WAITING = 200  # calls that wait for their record: more are kept of no account
 
 
 class AccountState:
     """The state of one account's credentials and calls. `record` makes it last."""
 
-    def __init__(self, account: str, store: ProviderState, metrics: ProviderMetrics) -> None:
+    def __init__(self, account: str, store: ProviderState, metrics: ProviderMetrics, now: Callable[[], datetime]) -> None:
         self.account = account
+        self._now = now
         self._store = store
         self._metrics = metrics
         self._calls: list[Call] = []
@@ -36,7 +42,8 @@ class AccountState:
         self._known = False  # whose account the credentials are for
         self.time_zone: str | None = None  # of the account, as the provider names it
         self._checking = asyncio.Lock()
-        self._checked_at = -_TOGETHER
+        self._checked_at: datetime | None = None
+        self._proven_at: datetime | None = None
         self._recorded: bool | None = None  # as `_good`, as PostgreSQL has it
         metrics.expect(account)
 
@@ -54,6 +61,8 @@ class AccountState:
         self._metrics.calls.labels(self.account, outcome_of(error)).inc()
         if error is None or isinstance(error, CredentialsRefusedError):
             self._good = error is None
+        if error is None:
+            self._proven_at = self._now()
         at = datetime.fromtimestamp(time.time(), UTC)
         self._calls.append(Call(self.account, at, name, seconds, None if error is None else str(error)))
         del self._calls[:-_MOST_WAITING]
@@ -76,7 +85,7 @@ class AccountState:
     async def check(self, client: ProviderClient) -> None:
         """Proves the credentials by a call, and records whose account they are for. Calls that come together are one."""
         async with self._checking:
-            if time.monotonic() - self._checked_at < _TOGETHER:
+            if self._is_younger(self._checked_at, _TOGETHER):
                 return
             merchant = await client.merchant()
             self.time_zone = merchant.time_zone
@@ -86,7 +95,7 @@ class AccountState:
             moved = await self._store.set_merchant(
                 self.account, merchant.gateway_id, merchant.name, off, test_mode=merchant.test_mode
             )
-            self._known, self._checked_at = True, time.monotonic()
+            self._known, self._checked_at = True, self._now()
         if moved:
             logger.warning(
                 "the credentials are for another account of Authorize.Net than before: the days since then are not known; if "
@@ -94,12 +103,29 @@ class AccountState:
                 account=self.account,
             )
 
+    async def prove(self, client: ProviderClient) -> None:
+        """Proves the credentials by a call, unless other calls have proven them, and records the proof."""
+        if self._known and self._is_younger(self._proven_at, _PROVEN) and self._is_younger(self._checked_at, _MERCHANT):
+            self._recorded = None
+            await self.record()
+        else:
+            await self.check(client)
+
+    async def merchant_zone(self, client: ProviderClient) -> str | None:
+        """Asks about the account anew. Returns its time zone as the provider names it; None if it names none."""
+        with contextlib.suppress(*_NO_ANSWER):
+            await self.check(client)
+        return self.time_zone
+
+    def _is_younger(self, at: datetime | None, age: timedelta) -> bool:
+        return at is not None and abs(self._now() - at) < age  # PostgreSQL's clock may have been wrong
+
     async def know(self, client: ProviderClient) -> None:
         """Returns when it is known whose account the credentials are for: the histories of two accounts must not be mixed."""
         if not self._known:
             try:
                 await self.check(client)
-            except (FeatureOffError, CallRejectedError, UnreadableAnswerError):  # the provider does not say whose account
+            except _NO_ANSWER:
                 self._known = True
 
 

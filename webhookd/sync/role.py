@@ -34,6 +34,7 @@ from webhookd.sync.lease import Lease
 from webhookd.sync.pings import HeldNotifications
 from webhookd.sync.settlement_sweep import SettlementSweep
 from webhookd.sync.subscription_sweep import SubscriptionSweep
+from webhookd.sync.sweeps import Sweeps
 from webhookd.sync.synthetic_intake import SyntheticIntake
 from webhookd.sync.takeover import Limits, Takeover, oldest
 from webhookd.telemetry.metrics import Metrics
@@ -101,7 +102,7 @@ class SyncRole:
 
     async def _begin(self, plans: dict[str, _Plan]) -> None:
         self._plans = plans
-        states = {name: AccountState(name, self._store, self._metrics) for name in plans}
+        states = {name: AccountState(name, self._store, self._metrics, self._database.now) for name in plans}
         accesses = {name: plan.access for name, plan in plans.items()}
         self._clients = clients_of(
             accesses, refusals=ProviderRefusals(self._database), on_call=lambda account: states[account].note_call
@@ -137,7 +138,7 @@ class SyncRole:
             Job("comparison with the history", plan.gap_every, partial(after_check, closer.close)),
             Job("orders to close gaps", _ORDERS_EVERY, partial(after_check, closer.work_on_orders)),
             Job("details for handlers", _DETAILS_EVERY, details.ask),
-            Job("check of the credentials", _CHECK_EVERY, lambda: state.check(client)),
+            Job("check of the credentials", _CHECK_EVERY, lambda: state.prove(client)),
             Job("record of the calls", _RECORD_EVERY, state.record),
             Job("reconciliation", _CHECK_EVERY, self._day_reports(plan).run),
             Job("removal of old rows", _CHECK_EVERY, partial(self._store.remove_old, plan.access.account)),
@@ -155,10 +156,9 @@ class SyncRole:
             )
             jobs.append(Job("guardian", plan.guardian_every, guardian.look))
         if plan.settlement_every > 0:
-            sweep = self._sweep(plan, state, client, recorder)
-            jobs.append(Job("settlement sweep", plan.settlement_every, partial(after_check, sweep.run)))
             subscriptions = self._subscription_sweep(plan, state, client)
-            jobs.append(Job("sweep of subscriptions", plan.settlement_every, partial(after_check, subscriptions.run)))
+            sweeps = Sweeps(subscriptions, self._sweep(plan, state, client, recorder))
+            jobs.append(Job("sweeps of settlement and subscriptions", plan.settlement_every, partial(after_check, sweeps.run)))
         return jobs
 
     def _day_reports(self, plan: _Plan) -> DayReports:
@@ -176,7 +176,7 @@ class SyncRole:
             self._database,
             recorder,
             partial(oldest, timedelta(seconds=self._settings.event_retention)),
-            lambda: state.time_zone,
+            partial(state.merchant_zone, client),
             self._metrics,
         )
 

@@ -7,7 +7,7 @@ facts, and the same events, which are duplicates.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -42,18 +42,19 @@ _NO_ANSWER = (RecordNotFoundError, CallRejectedError, UnreadableAnswerError, For
 
 
 class _List(Enum):
-    """The lists, of which a run reads one."""
+    """The lists, and what is asked about the account itself. A run asks for one of them."""
 
     BATCHES = auto()
     UNSETTLED = auto()
     HELD = auto()
+    MERCHANT = auto()
 
 
 class SettlementSweep:
     """The sweep of one account.
 
     oldest: returns the settlement time from which batches may be read, since retention may have removed older events.
-    time_zone: returns the account's time zone as the provider names it; None if it is not known yet.
+    time_zone: asks the provider about the account; returns its time zone as the provider names it, or None.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class SettlementSweep:
         database: Database,
         recorder: FactRecorder,
         oldest: Callable[[datetime], datetime],
-        time_zone: Callable[[], str | None],
+        time_zone: Callable[[], Awaitable[str | None]],
         metrics: ProviderMetrics,
     ) -> None:
         self._account = account
@@ -83,7 +84,7 @@ class SettlementSweep:
         Raises the client's errors. What was done before an error stays.
         """
         now = self._now()
-        sweep = await self._store.begin(self._oldest(now))
+        sweep = await self._store.begin(self._oldest(now), now)
         if sweep.is_new:  # the other jobs have just begun, too: do not add to their calls
             return False
         self._metrics.swept.labels(self._account).set((sweep.swept_at or sweep.begun_at).timestamp())
@@ -112,14 +113,16 @@ class SettlementSweep:
 
     async def _list(self, sweep: Sweep, now: datetime) -> set[str]:
         """Reads one of the lists, so that an account in which nothing happens costs one call. Returns the listed batches."""
-        match self._next:
+        wanted, self._next = self._next, _List.BATCHES  # also if this one fails: the batches do not wait for it
+        match wanted:
             case _List.UNSETTLED:
                 await self._list_unsettled(now, held=False)
                 self._next = _List.HELD
             case _List.HELD:
                 await self._list_unsettled(now, held=True)
-                await self._store.note_unsettled(now, self._time_zone())
-                self._next = _List.BATCHES
+                self._next = _List.MERCHANT
+            case _List.MERCHANT:
+                await self._store.note_unsettled(now, await self._time_zone())
             case _List.BATCHES:
                 listed = await self._list_batches(sweep, now)
                 if sweep.unsettled_at is None or not -_DAILY < now - sweep.unsettled_at < _DAILY:

@@ -3,8 +3,7 @@
 Each list and each subscription is recorded as soon as it is read, so a sweep that is cut off goes on where it was. The events
 are committed before the decisions that they follow from. A crash in between makes the same events again, which are duplicates.
 
-A run reads one list, or some details, and no list in the hour in which the unsettled transactions were listed. So an account in
-which nothing happens costs at most one more call in an hour.
+A run reads one list, or some details.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from webhookd.sync.synthetic_intake import SyntheticIntake
 from webhookd.telemetry.logs import logger
 
 _DAILY = timedelta(hours=21, minutes=30)  # from the end of the lists to the next ones, which take a run each, an hour apart
-_APART = timedelta(minutes=59)  # from the daily lists of the settlement sweep
+_AFTER_START = timedelta(minutes=59)  # the other jobs begin with calls of their own
 _LATER = timedelta(days=1)  # until the next try of a subscription of which the provider has no answer
 _TRIED_FOR = timedelta(days=7)  # since its row has changed: it may be of an account whose credentials were replaced
 _DETAILS = 100  # subscriptions that one run looks at
@@ -38,6 +37,7 @@ _LISTS = ("subscriptionActive", "subscriptionInactive", _CARDS)  # it is not kno
 class SubscriptionSweep:
     """The sweep of one account's subscriptions.
 
+    listed: whether the last run read a list.
     oldest: returns the time from which events may be made, since retention may have removed older ones.
     time_zone: returns the account's time zone as the provider names it; None if it is not known yet.
     """
@@ -59,18 +59,21 @@ class SubscriptionSweep:
         self._intake = intake
         self._oldest = oldest
         self._time_zone = time_zone
+        self.listed = False
 
     async def run(self) -> bool:
         """Does a part of the sweep. Returns whether more is left, so that another run should follow at once.
 
         Raises the client's errors. What was done before an error stays.
         """
+        self.listed = False
         now, zone = self._now(), rules.zone_named(self._time_zone())
-        sweep = await self._settlement.begin(self._oldest(now))
+        sweep = await self._settlement.begin(self._oldest(now), now)
         listed_at, lists = await self._store.lists()
         if lists or listed_at is None or not -_DAILY < now - listed_at < _DAILY:
-            if abs(now - (sweep.unsettled_at or sweep.begun_at)) < _APART:
+            if abs(now - sweep.begun_at) < _AFTER_START:
                 return False
+            self.listed = True
             with contextlib.suppress(FeatureOffError):  # an account without subscriptions: the client asks again in a day
                 await self._list(lists, now, zone, listed_at)
             return False
