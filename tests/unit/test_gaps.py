@@ -269,6 +269,17 @@ def test_a_day_behind_the_cursor_that_is_not_whole_is_looked_at_again_ever_more_
     assert revisits(now.date(), {DAY: whole}, now, GRACE) == ()
 
 
+def test_a_day_that_lacks_something_is_looked_at_again_after_an_hour_however_old_it_is() -> None:
+    looked_at = datetime(2026, 12, 20, tzinfo=UTC)
+    for state, wait in (
+        (Completeness.MISSING, APART),
+        (Completeness.UNREADABLE, (looked_at - datetime(2026, 11, 27, tzinfo=UTC)) / 7),
+    ):
+        days = {DAY: Day(DAY, state, looks=2, looked_at=looked_at)}
+        assert revisits(looked_at.date(), days, looked_at + wait - timedelta(seconds=1), GRACE) == ()
+        assert revisits(looked_at.date(), days, looked_at + wait, GRACE) == (DAY,)
+
+
 def test_a_day_that_was_judged_while_the_clock_was_ahead_is_judged_anew() -> None:
     ahead = NOW + timedelta(days=40)
     wrong = compared(row("a"), own=ledger("a"), now=ahead, before=compared(row("a"), own=ledger("a"), now=ahead - APART))

@@ -118,7 +118,8 @@ def revisits(cursor: date, earlier: Mapping[date, Day], now: datetime, grace: ti
     """Returns the days behind the cursor that need another look, at `around(day)`, the oldest first.
 
     If a day is not whole, a thorough look is due after an eighth of the day's age: more seldom from day to day, and for at
-    most 30 days. A whole day needs its last look, which need not be thorough: it proves nothing.
+    most 30 days; if something is missing, after an hour. A whole day needs its last look, which need not be thorough: it
+    proves nothing.
     """
     days = _days(_today(now) - LONGEST, cursor - _DAY)
     return tuple(day for day in days if day in earlier and _is_due(day, earlier[day], now, grace))
@@ -278,7 +279,8 @@ def _is_due(day: date, before: Day | None, now: datetime, grace: timedelta) -> b
         return age >= LAST_LOOK and (before.looked_at is None or before.looked_at < _end(day) + LAST_LOOK)
     if before is None or before.looked_at is None or before.looked_at > now:  # the clock was put back since
         return True
-    return now - before.looked_at >= (APART if 0 < before.looks < LOOKS else max(APART, age / 8))
+    soon = 0 < before.looks < LOOKS or before.completeness is Completeness.MISSING
+    return now - before.looked_at >= (APART if soon else max(APART, age / 8))
 
 
 def _today(now: datetime) -> date:
