@@ -124,7 +124,7 @@ async def test_a_settlement_reaches_the_handler_and_the_destination_once_and_wit
 async def test_without_the_setting_the_facts_are_there_and_no_event_is(shop: Shop, provider: Simulator) -> None:
     sale = provider.till().sale(Decimal("5.00"))
     daemon = await shop.open(synthetic_events="")
-    await shop.until_swept(4)
+    await shop.until_swept(6)
     (row,) = await shop.rows("SELECT transaction_id, state, amount, batch_id FROM webhookd.provider_transactions")
     assert sale.batch is not None
     assert tuple(row) == (sale.id, "settled", Decimal("5.00"), sale.batch.id)

@@ -41,10 +41,9 @@ _ROWS = 500  # rows of a list that are recorded together
 _NO_ANSWER = (RecordNotFoundError, CallRejectedError, UnreadableAnswerError, ForbiddenCallError)
 
 
-class _List(Enum):
-    """The lists, and what is asked about the account itself. A run asks for one of them."""
+class _Daily(Enum):
+    """The questions of each day. A run asks one of them, or for the batches."""
 
-    BATCHES = auto()
     UNSETTLED = auto()
     HELD = auto()
     MERCHANT = auto()
@@ -76,7 +75,8 @@ class SettlementSweep:
         self._oldest = oldest
         self._time_zone = time_zone
         self._metrics = metrics
-        self._next = _List.BATCHES
+        self._daily: list[_Daily] = []
+        self._batches_next = True
 
     async def run(self) -> bool:
         """Does a part of the sweep. Returns whether more is left, so that another run should follow at once.
@@ -112,23 +112,29 @@ class SettlementSweep:
         return len(batches) == _BATCHES or len(waiting) == _ALONE
 
     async def _list(self, sweep: Sweep, now: datetime) -> set[str]:
-        """Reads one of the lists, so that an account in which nothing happens costs one call. Returns the listed batches."""
-        wanted, self._next = self._next, _List.BATCHES  # also if this one fails: the batches do not wait for it
-        match wanted:
-            case _List.UNSETTLED:
+        """Asks for the batches, or every second time one of the day's questions: one call if nothing happens.
+
+        Returns the ids of the listed batches.
+        """
+        if self._daily and not self._batches_next:
+            self._batches_next = True  # also if the question fails: the batches do not wait for its answer
+            await self._ask(self._daily[0], now)
+            del self._daily[0]
+            return set()
+        listed = await self._list_batches(sweep, now)
+        self._batches_next = False
+        if not self._daily and (sweep.unsettled_at is None or abs(now - sweep.unsettled_at) >= _DAILY):
+            self._daily = list(_Daily)
+        return listed
+
+    async def _ask(self, question: _Daily, now: datetime) -> None:
+        match question:
+            case _Daily.UNSETTLED:
                 await self._list_unsettled(now, held=False)
-                self._next = _List.HELD
-            case _List.HELD:
+            case _Daily.HELD:
                 await self._list_unsettled(now, held=True)
-                self._next = _List.MERCHANT
-            case _List.MERCHANT:
+            case _Daily.MERCHANT:
                 await self._store.note_unsettled(now, await self._time_zone())
-            case _List.BATCHES:
-                listed = await self._list_batches(sweep, now)
-                if sweep.unsettled_at is None or not -_DAILY < now - sweep.unsettled_at < _DAILY:
-                    self._next = _List.UNSETTLED
-                return listed
-        return set()
 
     async def _list_batches(self, sweep: Sweep, now: datetime) -> set[str]:
         since = min(now, sweep.batches_listed_at or now) - BACK
