@@ -323,7 +323,7 @@ SELECT * FROM webhookd.customers WHERE account = :account AND customer_profile_i
 SELECT * FROM webhookd.payment_profiles WHERE account = :account AND payment_profile_id = :id;
 
 -- name: known_entities(account, names, ids)
--- Returns the given entities that have a timeline (a row, or an event), in the order given. The kinds are joined as in events_of_entity.
+-- Returns the given entities that have a timeline (a row, an event, or the provider's report), in the order given. The kinds are joined as in events_of_entity.
 -- Scalar subqueries stand here instead of EXISTS, because for EXISTS PostgreSQL may read and hash a whole table.
 SELECT n.entity_name, n.entity_id
 FROM unnest(:names::text[], :ids::text[]) WITH ORDINALITY AS n (entity_name, entity_id, position)
@@ -331,6 +331,14 @@ WHERE coalesce(
     (
         SELECT true FROM webhookd.timeline t
         WHERE t.entity_name = n.entity_name AND t.account = :account AND t.entity_id = n.entity_id
+    ),
+    (
+        SELECT true FROM webhookd.provider_transactions p
+        WHERE n.entity_name = 'transaction' AND p.account = :account AND p.transaction_id = n.entity_id
+    ),
+    (
+        SELECT true FROM webhookd.provider_subscriptions s
+        WHERE n.entity_name = 'subscription' AND s.account = :account AND s.subscription_id = n.entity_id
     ),
     (
         SELECT true FROM webhookd.ledger l LEFT JOIN webhookd.kinds k ON k.id = l.kind

@@ -28,10 +28,11 @@ WHERE :account::text IS NULL OR a.account = :account
 ORDER BY a.account;
 
 -- name: list_provider_days(account, days)
--- Returns the days of an account, the newest first, that began within the last `days`; today is one of them.
+-- Returns the days of an account, the newest first, that began within the last `days`; today is one of them. Days after today were judged
+-- while the clock was wrong.
 SELECT day, completeness, listed, ours, recovered, missing, waiting, unreadable, unlisted, looks, looked_at
 FROM webhookd.provider_days
-WHERE account = :account AND day > (now() AT TIME ZONE 'UTC')::date - :days::integer
+WHERE account = :account AND day > (now() AT TIME ZONE 'UTC')::date - :days::integer AND day <= (now() AT TIME ZONE 'UTC')::date
 ORDER BY day DESC;
 
 -- name: last_provider_days()

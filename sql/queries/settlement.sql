@@ -4,7 +4,7 @@ WITH begun AS (
     INSERT INTO webhookd.provider_sweeps (account, swept_from)
     SELECT :account, greatest(:oldest::timestamptz, (SELECT compared_from FROM webhookd.provider_accounts WHERE account = :account))
     WHERE NOT EXISTS (SELECT FROM webhookd.provider_sweeps WHERE account = :account)
-    ORDER BY 1
+    ORDER BY 2
     ON CONFLICT DO NOTHING
     RETURNING swept_from, batches_listed_at, unsettled_at, swept_at, begun_at
 )

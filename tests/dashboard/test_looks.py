@@ -14,6 +14,7 @@ from tests.dashboard.looks import Looks
 from tests.dashboard.shop import TRANSACTION, Shop, deliver, notification, refuse
 from tests.helpers.operator import ANN, AUTHCAPTURE, REFUND, Connection, Operator, come_to
 from tests.helpers.provider_rows import DETAIL, store_account, store_days, store_history
+from tests.helpers.settlement_rows import store_settlement
 from tests.helpers.wait import until
 from webhookd.errors import Permanent, Retryable
 
@@ -55,6 +56,7 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
     await store_account(connection, "eu", credentials="'refused'")
     await store_days(connection)
     await store_history(connection)
+    await store_settlement(connection, TRANSACTION, "4415001")
     await refuse(daemon, f"/webhooks/authorize-net/{'long' * 50}", {"X-ANET-Signature": f"sha512={'0' * 128}"})
     ann = Operator(daemon.admin_url)
     operation = await ann.ended(await ann.order("dead-letters/redrive", all=True, reason="only counted"))
@@ -70,6 +72,7 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
         (f"#/quarantine/{kept}", "it waits here"),
         (f"#/transactions/default/{TRANSACTION}", "Timeline"),
         ("#/subscriptions/default/4415001", "Timeline"),
+        ("#/transactions/default/70003", "No event of this transaction is stored"),
         ("#/customers/default/18", "Timeline"),
         ("#/payment-profiles/default/7", "Timeline"),
         ("#/refused", "1 shown"),

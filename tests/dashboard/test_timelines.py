@@ -12,6 +12,7 @@ from tests.conftest import Start
 from tests.dashboard.conftest import Visit
 from tests.dashboard.shop import deliver, notification
 from tests.helpers.operator import ANN, AUTHCAPTURE, Connection, come_to
+from tests.helpers.settlement_rows import store_settlement
 
 HELD = "net.authorize.payment.fraud.held"
 VOID = "net.authorize.payment.void.created"
@@ -144,3 +145,28 @@ async def test_an_event_shows_the_duplicates_that_came_of_it(start: Start, visit
     page = await (await visit(daemon)).sign_in(ANN["ann"], f"#/events/{one}")
     duplicates = page.locator(".facts div", has_text="Duplicates")
     await expect(duplicates.first).to_contain_text(f"{second['notificationId']} through another webhook")
+
+
+async def test_the_pages_show_what_no_webhook_reports(page: Page, connection: Connection) -> None:
+    await store_settlement(connection, "100", "4415473")
+    await open_timeline(page, "transactions/default/100")
+    await expect(page.locator(".amounts")).to_contain_text("Settled139.90")
+    await expect(page.locator(".amounts")).to_contain_text("Refunds settled30.00")
+    await expect(page.locator(".amounts")).to_contain_text("Left109.90")
+    panel = page.locator(".panel", has=page.get_by_role("heading", name="Settlement"))
+    for text in ("3990061", "Refunds on their way1, 9.90", "refund settled, 30.00", "Payment number3"):
+        await expect(panel).to_contain_text(text)
+    await panel.get_by_role("link", name="70001").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Transaction 70001")
+    await expect(page.locator(".story")).to_contain_text("Authorize.Net reports: refund settled.")
+    await page.get_by_role("link", name="100", exact=True).click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Transaction 100")
+    await panel.get_by_role("link", name="4415473").click()
+    await expect(page.locator(".warning")).to_contain_text("1 renewal did not come. Due on: 2026-10-31.")
+    rows = page.get_by_role("table", name="Payments of this subscription").get_by_role("row")
+    await expect(rows).to_have_count(3)
+    await expect(rows.nth(1)).to_contain_text("settled")
+    await expect(rows.nth(2)).to_contain_text("The credit card has expired.")
+    await page.evaluate("location.hash = '#/transactions/default/70003'")
+    await expect(page.locator(".story")).to_contain_text("Authorize.Net reports: returned.")
+    await expect(panel).to_contain_text("R01")

@@ -96,6 +96,7 @@ _FOLD = "tests/integration/test_fold.py::"
 _IMPORT = "tests/integration/test_import.py::"
 _KINDS = "tests/integration/test_kinds.py::"
 _DETAILS = "tests/integration/test_details.py::"
+_SUBSCRIPTIONS = "tests/integration/test_subscription_sweep.py::"
 
 GUARDS = (
     Guard(
@@ -349,6 +350,34 @@ GUARDS = (
         "                    if len(failed) == _IN_A_ROW:\n",
         "                    if failed:\n",
         _CLOSER + "test_one_notification_that_cannot_be_fetched_keeps_back_no_others",
+    ),
+    Guard(
+        "several notifications in a row that cannot be fetched keep back no others",
+        "webhookd/sync/takeover.py",
+        "                        batch.refused += failed  # so that the next look does not begin with them\n",
+        "",
+        _CLOSER + "test_several_notifications_in_a_row_that_cannot_be_fetched_keep_back_no_others",
+    ),
+    Guard(
+        "a day that was judged while PostgreSQL's clock was ahead is judged anew",
+        "webhookd/authorizenet/gaps.py",
+        "    if before is not None and is_proven(before, now):",
+        "    if before is not None and before.completeness is Completeness.WHOLE:",
+        _CLOSER + "test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost[20]",
+    ),
+    Guard(
+        "after PostgreSQL's clock was behind, the looks do not go back to that time for ever",
+        "webhookd/sync/gap_closer.py",
+        "min(max(bounds.cursor or date.min, _day(bounds.since)), now.date())",
+        "min(bounds.cursor or _day(bounds.since), now.date())",
+        _CLOSER + "test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost[-40]",
+    ),
+    Guard(
+        "while nothing can be fetched, the day says what is missing, and no empty list by mistake makes it whole",
+        "webhookd/sync/gap_closer.py",
+        "                failure = error\n",
+        "                raise error\n",
+        _CLOSER + "test_while_nothing_can_be_fetched_the_day_says_what_is_missing",
     ),
     Guard(
         "an order that can never succeed ends, and is not repeated every two seconds",
@@ -3086,6 +3115,59 @@ GUARDS = (
         " or one.has_files",
         "",
         _DESTINATIONS + "test_a_reload_reads_the_files_of_tls_anew",
+    ),
+    Guard(
+        "the event of a missed renewal is committed before the renewal counts as judged",
+        "webhookd/sync/subscription_sweep.py",
+        "        renewals = rules.judge_renewals(known, times, now, zone)\n",
+        "        renewals = rules.judge_renewals(known, times, now, zone)\n"
+        "        await self._store.write([replace(known, judged_to=renewals.judged_to, next_look_at=None)])\n",
+        _SUBSCRIPTIONS + "test_an_event_that_was_not_committed_is_made_again",
+    ),
+    Guard(
+        "the event of a failed payment is committed before the attempt counts as judged",
+        "webhookd/sync/subscription_sweep.py",
+        "        failures = rules.judge_failures(list(attempts.values()), reports, since, now)\n",
+        "        failures = rules.judge_failures(list(attempts.values()), reports, since, now)\n"
+        "        await self._store.write_attempts(known.id, failures.judged)\n",
+        _SUBSCRIPTIONS + "test_an_event_that_was_not_committed_is_made_again",
+    ),
+    Guard(
+        "the event of an expiring card is committed before the card counts as reported",
+        "webhookd/sync/subscription_sweep.py",
+        "        await self._intake.take([rules.card_expiring(self._account, one, month) for one in new])\n"
+        "        await self._store.write(new)\n",
+        "        await self._store.write(new)\n"
+        "        await self._intake.take([rules.card_expiring(self._account, one, month) for one in new])\n",
+        _SUBSCRIPTIONS + "test_an_event_that_was_not_committed_is_made_again",
+    ),
+    Guard(
+        "a failed payment that a webhook reported makes no second event",
+        "webhookd/sync/subscription_sweep.py",
+        "rules.judge_failures(list(attempts.values()), reports, since, now)",
+        "rules.judge_failures(list(attempts.values()), [], since, now)",
+        _SUBSCRIPTIONS + "test_a_failure_that_no_webhook_reported_becomes_one_event",
+    ),
+    Guard(
+        "an attempt that was judged stays judged, even after retention removed its event",
+        "webhookd/sync/subscription_sweep.py",
+        "one._replace(judged=key in attempts and attempts[key].judged)",
+        "one",
+        _SUBSCRIPTIONS + "test_what_was_decided_stays_decided_after_retention_removed_the_event",
+    ),
+    Guard(
+        "a renewal counts as missed only after the provider was asked for it",
+        "webhookd/sync/subscription_sweep.py",
+        "if changed or rules.is_awaited(known, _times(attempts, payments), now, zone):",
+        "if changed:",
+        _SUBSCRIPTIONS + "test_details_are_read_when_a_row_changes_and_once_when_a_renewal_is_due",
+    ),
+    Guard(
+        "the events of a subscription keep their ids whatever webhookd knows of it",
+        "webhookd/authorizenet/subscriptions.py",
+        "event_id(account, kind, identifier, key)",
+        'event_id(account, kind, identifier, f"{key}{at}")',
+        "tests/unit/test_subscriptions.py::test_an_event_depends_on_what_happened_and_on_nothing_else",
     ),
 )
 

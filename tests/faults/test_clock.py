@@ -104,7 +104,7 @@ async def test_replicas_whose_clocks_differ(rig: Rig, monkeypatch: pytest.Monkey
     await rig.finish()
 
 
-async def _clock_of_postgresql(rig: Rig, monkeypatch: pytest.MonkeyPatch, seconds: int) -> Clock:
+async def clock_of_postgresql(rig: Rig, monkeypatch: pytest.MonkeyPatch, seconds: int) -> Clock:
     """Restarts PostgreSQL with a clock of its own, `seconds` ahead. Daemons that start later have the true time."""
     postgresql = rig.stack.postgresql
     await rig.ledger.close()
@@ -125,7 +125,7 @@ async def test_postgresqls_clock_is_wrong(
     """Beyond the window, the clock makes every webhook's age wrong: each is answered 200, quarantined and counted."""
     rig = own_rig
     rig.handlers(HANDLERS)
-    await _clock_of_postgresql(rig, monkeypatch, seconds)
+    await clock_of_postgresql(rig, monkeypatch, seconds)
     daemon = await rig.daemon()
     await rig.send(40, rate=30)
     row = await rig.finish()
@@ -143,7 +143,7 @@ async def test_what_waits_when_postgresqls_clock_is_put_back_does_not_wait_for_i
     """Work in the outbox, and work that waits for its retry, has times an hour ahead."""
     rig = own_rig
     rig.handlers(HANDLERS)
-    clock = await _clock_of_postgresql(rig, monkeypatch, HOUR)
+    clock = await clock_of_postgresql(rig, monkeypatch, HOUR)
     await rig.daemon()
     async with rig.load(rate=30):
         retrying = "SELECT count(*) > 0 FROM events WHERE status = 'retrying'"
@@ -163,7 +163,7 @@ async def test_a_duty_that_was_taken_before_postgresqls_clock_was_put_back_is_fr
     own_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = own_rig
-    clock = await _clock_of_postgresql(rig, monkeypatch, HOUR)
+    clock = await clock_of_postgresql(rig, monkeypatch, HOUR)
     daemon = await rig.daemon()
     holder = "SELECT holder FROM duties WHERE name = 'dead-letter reader' AND held_until < now() + interval '10 minutes'"
     before = await until(lambda: rig.connection.fetchval(holder), "the dead-letter queue has a reader", deadline=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from tests.faults.test_clock import DAY, LIBRARY, Clock
+from tests.faults.test_clock import DAY, LIBRARY, Clock, clock_of_postgresql
 from tests.helpers.ledger import COUNTING
 from tests.helpers.rig import Rig, Row
 from tests.helpers.running import KEY, Process
@@ -24,10 +23,15 @@ from webhookd.simulate import Notification, Simulator
 SALE = "net.authorize.payment.authcapture.created"  # the counting handler takes payments
 URL = "http://127.0.0.1:9/webhooks/authorize-net"  # nobody listens there: the tests deliver, if anybody does
 RATE = 100  # calls a second
-BATCH = 20  # notifications that the gap closer fetches before it commits them
+_AT_A_KILL = 20 + 1  # notifications that were fetched and are not committed: a batch, and the call under way
 
 _IDS = "SELECT notification_id FROM events WHERE notification_id IS NOT NULL"
 _EFFECTS = "SELECT e.notification_id FROM effects f JOIN events e ON e.id = f.event_id"
+_JUDGED = """
+SELECT bool_and(d.looked_at IS NULL OR d.looked_at <= now()) AND bool_and(d.completeness <> 'whole' AND d.missing = 0)
+    AND bool_and(a.compared_to BETWEEN a.compared_from::date AND now()::date)
+FROM provider_days d JOIN provider_accounts a USING (account) WHERE d.day <= now()::date
+"""
 _COUNT = "SELECT sum(listed)::int AS listed, sum(ours)::int AS ours, sum(recovered)::int AS recovered FROM provider_days"
 
 
@@ -106,25 +110,40 @@ async def test_a_recovery_goes_on_where_it_was_after_kill_9_at_another_replica_w
     count, rounds = (10_000 if rig.long else 300), rig.rounds(1, 3)
     async with providing(rig) as provider:
         daemons = [await asking(rig, provider) for _ in range(2)]
-        await until(lambda: holder(daemons), "a replica asks the provider", deadline=60)
+        held = await until(lambda: holder(daemons), "a replica asks the provider", deadline=60)
         made = [one for _ in range(count) for one in provider.make(SALE, withheld=True)]
+        began, kills = len(provider.calls), list[tuple[int, set[str]]]()
         for number in range(1, rounds + 1):
-            await until(partial(_asked_for, provider, count * number // (rounds + 1)), "a part is fetched", deadline=300)
-            killed = await until(lambda: holder(daemons), "a replica asks the provider", deadline=60)
-            await asyncio.to_thread(killed.end, signal.SIGKILL)
-            other = await until(lambda: holder(daemons), "another replica takes over within a minute", deadline=60, every=0.5)
-            assert other is not killed
+            goal = began + count * number // (rounds + 1)
+            await until(partial(_called, provider, goal), "a part is fetched", deadline=300, every=0.001)
+            held.end(signal.SIGKILL)  # at once: with a question to the daemon before it, all could be committed meanwhile
+            kills.append((len(_fetched(provider)), {row["notification_id"] for row in await rig.connection.fetch(_IDS)}))
+            if number > 1:  # to wait for the end of a lease once is enough
+                await rig.connection.execute("UPDATE provider_accounts SET held_until = '-infinity'")
+            killed = held
+            held = await until(lambda: holder(daemons), "another replica takes over within a minute", deadline=60, every=0.5)
+            assert held is not killed
             await killed.start()
         await until(lambda: _reached(rig, count), "all are taken", deadline=600)
         assert await check(rig, made) == (count, count)
-        assert not _asked_for(provider, count + rounds * (BATCH + 1) + 1), "what was committed is not fetched again"
+        fetched = _fetched(provider)
+        for number, (before, committed) in enumerate(kills, start=1):
+            assert 0 < len(committed) < count, "the kill comes in the middle"
+            assert before - len(committed) <= number * _AT_A_KILL, "a batch is committed before the next one is fetched"
+            assert not committed.intersection(fetched[before:]), "what was committed is not fetched again"
+        assert len(fetched) - count <= rounds * _AT_A_KILL, "a kill costs what was in flight"
         assert_within_the_bucket(provider)
         note(rig, made)
 
 
-def _asked_for(provider: Simulator, number: int) -> bool:
-    """Returns whether so many single notifications were asked for."""
-    return sum(call.name.startswith("GET notifications/") for call in provider.calls) >= number
+def _called(provider: Simulator, number: int) -> bool:
+    return len(provider.calls) >= number
+
+
+def _fetched(provider: Simulator) -> list[str]:
+    """Returns the ids of the notifications that were asked for alone, in the order of the calls."""
+    start = "GET notifications/"
+    return [call.name.removeprefix(start) for call in provider.calls if call.name.startswith(start)]
 
 
 async def _reached(rig: Rig, goal: int) -> bool:
@@ -163,3 +182,32 @@ async def test_webhooks_that_come_while_the_gap_closer_takes_the_same_notificati
         assert 0 < recovered < ours == len(made), "some came as webhooks, and some from the history"
         assert await daemon.metric("webhookd_body_mismatches_total") == 0
         note(rig, made)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime: apt-get install faketime")
+@pytest.mark.parametrize("ahead", [40 * DAY, -40 * DAY])
+async def test_after_postgresqls_clock_was_wrong_nothing_is_lost_and_the_days_are_judged_by_the_right_one(
+    own_rig: Rig, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    rig = own_rig
+    clock = await clock_of_postgresql(rig, monkeypatch, 0)
+    async with providing(rig) as provider:
+        daemon = await asking(rig, provider)
+        await until(lambda: holds(daemon), "the daemon asks the provider", deadline=60)
+        made: list[Notification] = []
+        for wrong in (0, ahead, 0):
+            clock.set(wrong)
+            made += [one for _ in range(20) for one in provider.make(SALE, withheld=True)]
+            await until(partial(_looked, provider, _looks(provider) + 10), "some looks", deadline=120)
+        assert await check(rig, made) == (60, 60)
+        await until(lambda: rig.connection.fetchval(_JUDGED), "the days are judged by the right clock", deadline=60)
+        note(rig, made)
+
+
+def _looks(provider: Simulator) -> int:
+    return sum(call.name == "GET notifications" for call in provider.calls)
+
+
+def _looked(provider: Simulator, number: int) -> bool:
+    return _looks(provider) >= number

@@ -59,7 +59,7 @@ async def test_in_the_end_every_notification_is_in_the_ledger_once_and_processed
     daemon = await start(registry(), accounts=accounts, roles="receive,relay,work,deliver")
     stories = [Story(seed, daemon, connection) for seed in seeds]
     for story in stories:
-        monkeypatch.setattr(daemon.database, "now", story.clock.now)
+        monkeypatch.setattr(daemon.database, "now", story.now)
         await story.run()
     for story in stories:
         await story.check(await processed(connection, story.account))

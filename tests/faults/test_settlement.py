@@ -8,7 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 from tests.conftest import Servers
-from tests.faults.test_gaps import Connection, daemon, effects, open_effects
+from tests.helpers.counted_effects import Connection, daemon, effects, open_effects
 from tests.helpers.settlement_story import due_events
 from tests.helpers.wait import until
 from webhookd.authorizenet.settlement import State, state_of

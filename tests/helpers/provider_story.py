@@ -38,6 +38,8 @@ _RECEIVER = "https://hooks.example.com/webhooks/authorize-net"
 _OTHER = "https://other.example.com/notify"  # another program of the same account
 _NOWHERE = "http://127.0.0.1:9"
 _MOST_LOOKS = 100
+_MOST_MADE = 60  # notifications; the fault `insert` could make more, and each one costs time
+_MOST_POISONED = 6  # each look gives up after three in a row, and looks are hours apart here
 _FATES = ("away", "refused", "no answer", "a proxy's 200")
 
 _IDS = """
@@ -74,7 +76,7 @@ class _Provider(Simulator):
 
     def make(self, *given: Any, **named: Any) -> list[Notification]:
         """Makes an event, unless the last one was made."""
-        return [] if self.quiet else super().make(*given, **named)
+        return [] if self.quiet or len(self.made) >= _MOST_MADE else super().make(*given, **named)
 
 
 class _Client(ProviderClient):
@@ -101,6 +103,7 @@ class Story:
         self.lasting = seed % 5 == 4  # with faults that no client can recover from
         self.faults = Faults.drawn(seed, lasting=self.lasting)
         self.log: list[str] = []  # what happened, for the message of a failed assertion
+        self._rows: list[str] = []  # for the same message: the days, and what is not in the ledger
         self._daemon = daemon
         self._connection = connection
         self._holder = uuid4()  # the replicas of a story share the lease: their looks overlap
@@ -115,12 +118,17 @@ class Story:
         self._outage = (self._began, self._began)  # of the receiver
         self.hides_details = False
         self.poisoned: set[str] = set()  # the ids of notifications that the provider never shows
-        self._poison = dice.choice((0.0, 0.0, 0.1))
+        self._poison = dice.choice((0.0, 0.0, 0.1, 0.4))
         # The history names the same event for two webhooks by its date, which has to have milliseconds.
         self._twins = not self.faults.short_dates and dice.random() < 0.3
         self._known: set[str] = set()  # ids of notifications that are events, or aliases of events
         self._own: Account = self.simulator.account(self.account)
         self._aged = self._began
+        self._skew = timedelta()  # of PostgreSQL's clock
+
+    def now(self) -> datetime:
+        """Returns the time by PostgreSQL's clock, which may be wrong."""
+        return self.clock.now() + self._skew
 
     @property
     def ours(self) -> list[Notification]:
@@ -160,16 +168,17 @@ class Story:
         every = dice.choice((1, 2, 4)) * _HOUR
         plan: list[tuple[float, str]] = [(dice.uniform(0, days), "event") for _ in range(count)]
         plan += [(number * every, "look") for number in range(int(days / every) + 1)]
-        for happening in ("receiver", "signature key", "transaction key", "deactivated", "provider", "details"):
+        for happening in ("receiver", "signature key", "transaction key", "deactivated", "provider", "details", "clock"):
             if dice.random() < 0.3:
                 begins = dice.uniform(0, days)
                 plan += [(begins, f"{happening} bad"), (begins + dice.choice((0.2, 3, 30)) * _HOUR, f"{happening} good")]
         for seconds, happening in sorted(plan):
             await self._pass_to(self._began + timedelta(seconds=seconds))
             if happening == "event":
-                poisoned = dice.random() < self._poison and not self.poisoned  # three in a row count as a provider that is away
+                poisoned = dice.random() < self._poison and len(self.poisoned) < _MOST_POISONED
                 made = self.simulator.make(dice.choice(EVENT_TYPES), self.account, withheld=poisoned or dice.random() < 0.1)
-                self.poisoned |= {one.id for one in made[:1] if poisoned}
+                if poisoned:  # of twins one, or all
+                    self.poisoned |= {one.id for one in made[: dice.randint(1, 3)]}
             elif happening == "look":
                 await self._look()
             else:
@@ -197,6 +206,10 @@ class Story:
                 webhook.status = "active"
             case "details bad" | "details good":  # the provider lists notifications, and does not show them
                 self.hides_details = happening == "details bad"
+            case "clock bad":
+                self._skew = timedelta(days=self._dice.choice((-40, -2, 2, 20, 40)))
+            case "clock good":
+                self._skew = timedelta()
             case "provider bad":
                 await self._use(dataclasses.replace(self.simulator.access(self.account), url=_NOWHERE))
             case _:  # new credentials, or the provider is back
@@ -275,7 +288,7 @@ class Story:
         except (ProviderError, UnavailableError) as error:  # PostgreSQL may be slow on a busy machine
             self._note(f"the look failed: {type(error).__name__}")
 
-    async def _settle(self, hours: tuple[float, ...] = (0.2, 0.7, 1.1)) -> None:
+    async def _settle(self, hours: tuple[float, ...] = (0.2, 1.1, 4.0)) -> None:
         """Looks until all days are settled. hours: the hours between two looks, by chance."""
         for number in range(_MOST_LOOKS):
             await self._pass_to(self.clock.now() + timedelta(hours=self._dice.choice(hours)))
@@ -285,7 +298,8 @@ class Story:
 
     async def _settled(self) -> bool:
         days, ends = await self.days(), self._ends()
-        return await self._has_all() and all(day in days and days[day]["completeness"] in ends for day in self.made_days)
+        good = {day for day, row in days.items() if row["completeness"] in ends and not self._is_ahead(row)}
+        return await self._has_all() and self.made_days <= good
 
     async def _wait_for_the_last_call(self) -> None:
         """Lets each delivery have its last retry, and looks again: a late mistake of the provider may make a day unknown."""
@@ -320,19 +334,22 @@ class Story:
             missing -= self._known
         return all(self._is_lost_for_good(one) for one in self.ours if one.id in missing)
 
+    def _is_ahead(self, day: asyncpg.Record) -> bool:
+        """Returns whether a day was judged while PostgreSQL's clock was ahead: it will be judged anew."""
+        return day["looked_at"] is not None and day["looked_at"] > self.clock.now()
+
     def _is_lost_for_good(self, one: Notification) -> bool:
         return not (one.has_type and one.has_payload) or self.faults.offset_ignored or one.id in self.poisoned
 
     async def _check_that_nothing_is_called_whole_too_early(self) -> None:
         days = await self.days()
-        whole = {day for day, row in days.items() if row["completeness"] == "whole"}
+        whole = {day for day, row in days.items() if row["completeness"] == "whole" and not self._is_ahead(row)}
         if not any(one.made_at.date() in whole and one.id not in self._known for one in self.ours):
             return
         await self._has_all()
         missing = [one for one in self.ours if one.made_at.date() in whole and one.id not in self._known]
         if missing:
-            noted = await self._connection.fetch(_NOTED, self.account)
-            self.log += map(str, [*missing, *days.values(), *noted])
+            await self._note_rows(*missing)
         assert not missing, self.told("a day is called whole too early")
 
     async def check(self, processed: Mapping[str, int]) -> None:
@@ -351,6 +368,7 @@ class Story:
         assert {row["status"] for row in rows} <= {"processed"}, self.told("an event is not processed")
         assert processed == dict.fromkeys(ids, 1), self.told("an event is not processed once")
         days = await self.days()
+        await self._note_rows()
         for day in self.made_days:
             found = dict(days[day])
             assert found["completeness"] in self._ends(), self.told(f"the day ended as {found}")
@@ -370,9 +388,13 @@ class Story:
             if found["completeness"] == "whole":
                 assert all(one.id in self._known for one in made), self.told(f"{day} is whole, and lacks an event")
 
+    async def _note_rows(self, *more: Notification) -> None:
+        noted = await self._connection.fetch(_NOTED, self.account)
+        self._rows = [*map(str, [*more, *(await self.days()).values(), *noted])]
+
     def _note(self, what: str) -> None:
-        self.log.append(f"{self.clock.now():%d %H:%M:%S} {what}")
+        self.log.append(f"{self.clock.now():%m-%d %H:%M:%S} {what}")
 
     def told(self, problem: str) -> str:
         """Returns a message with what happened."""
-        return "\n".join([f"seed {self.seed}: {problem}", str(self.faults), *self.log[-40:]])
+        return "\n".join([f"seed {self.seed}: {problem}", str(self.faults), *self.log[-40:], *self._rows])

@@ -31,6 +31,7 @@ from webhookd.process.handlers import Registry
 from webhookd.simulate import Clock, Notification, Simulator, Webhook
 from webhookd.simulate.answering import json
 from webhookd.store.provider_state import ProviderState
+from webhookd.store.queries import queries
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 REFUND = "net.authorize.payment.refund.created"
@@ -679,6 +680,101 @@ async def test_two_events_at_one_instant_are_both_taken_if_their_answers_have(
 
 async def _has(shop: Shop, identifier: str) -> bool:
     return identifier in await shop.ids()
+
+
+async def test_several_notifications_in_a_row_that_cannot_be_fetched_keep_back_no_others(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._BASE", 0.1)
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._CAP", 0.3)
+    monkeypatch.setattr("webhookd.sync.role.clients_of", partial(clients_of, patience=0.5))
+    poison: list[str] = []
+
+    def change(request: web.Request, _: web.Response) -> web.Response | None:
+        is_poisoned = any(request.path.endswith(one) for one in poison)
+        return web.Response(status=500, text="<html>oops</html>") if is_poisoned else None
+
+    spoil(provider, monkeypatch, change)
+    await shop.open(webhook_guardian="off")
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    notifications = [made(provider.make(REFUND, withheld=True)).id for _ in range(9)]
+    poison += notifications[:7]  # they are older, so that each look begins with them
+
+    async def recovered() -> bool:
+        return set(notifications[7:]) <= set(await shop.ids())
+
+    await until(recovered, "the others are recovered", deadline=90)
+    await shop.until_whole(unreadable=7, missing=0)
+
+
+async def test_while_nothing_can_be_fetched_the_day_says_what_is_missing(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else only looks at lists that are empty by mistake would be recorded, and the day could become whole."""
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._BASE", 0.1)
+    monkeypatch.setattr("webhookd.authorizenet.api.limits._CAP", 0.3)
+    monkeypatch.setattr("webhookd.sync.role.clients_of", partial(clients_of, patience=0.5))
+    away: list[bool] = []
+
+    def change(request: web.Request, _: web.Response) -> web.Response | None:
+        is_away = away and not request.path.endswith("/notifications")
+        return web.Response(status=500, text="<html>oops</html>") if is_away else None
+
+    spoil(provider, monkeypatch, change)
+    await shop.open(webhook_guardian="off")
+    provider.make()
+    await shop.until_whole(listed=1, ours=1)
+    away.append(True)
+    for _ in range(4):
+        provider.make(REFUND, withheld=True)
+    await shop.until_whole(listed=5, ours=1, missing=4, unreadable=0)
+    away.clear()
+    await shop.until_whole(listed=5, ours=5, recovered=4, missing=0)
+
+
+@pytest.mark.parametrize("days", [20, -40])
+async def test_after_postgresqls_clock_was_wrong_the_days_are_judged_anew_and_nothing_is_lost(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    await shop.connection.execute(
+        "INSERT INTO webhookd.provider_accounts (account, compared_from) VALUES ('default', now() - interval '3 days')"
+    )
+    daemon = await shop.open()
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    right = daemon.database.now
+    for hours in (0, 2):  # two thorough looks make a day whole
+        monkeypatch.setattr(daemon.database, "now", partial(_shifted, right, timedelta(days=days, hours=hours)))
+        made(provider.make(REFUND, withheld=True))
+        await until(partial(_looked, provider, _looks(provider) + 8), "some looks by the wrong clock", deadline=60)
+    if days > 0:
+        whole = "SELECT count(*) > 2 FROM webhookd.provider_days WHERE day <= now()::date AND completeness = 'whole'"
+        await until(lambda: shop.connection.fetchval(whole), "the clock ends days too early", deadline=60)
+    monkeypatch.setattr(daemon.database, "now", right)
+    made(provider.make(REFUND, withheld=True))
+    judged = """
+        SELECT bool_or(d.ours = 4 AND d.missing = 0 AND d.day = now()::date) AND bool_and(d.completeness <> 'whole')
+            AND bool_and(d.looked_at IS NULL OR d.looked_at <= now())
+            AND bool_and(a.compared_to BETWEEN a.compared_from::date AND now()::date)
+        FROM webhookd.provider_days d JOIN webhookd.provider_accounts a USING (account) WHERE d.day <= now()::date
+    """
+    await until(lambda: shop.connection.fetchval(judged), "the days are judged by the right clock", deadline=60)
+    shown = await daemon.database.all(queries.list_provider_days, account="default", days=14)
+    assert shown[0]["day"] == datetime.now(UTC).date(), "no day that is to come is shown"
+    await until(lambda: _equals(shop.processed(), 4), "all are processed", deadline=30)
+
+
+def _shifted(now: Callable[[], datetime], by: timedelta) -> datetime:
+    return now() + by
+
+
+def _looks(provider: Simulator) -> int:
+    return sum(call.name == "GET notifications" for call in provider.calls)
+
+
+def _looked(provider: Simulator, number: int) -> bool:
+    return _looks(provider) >= number
 
 
 async def test_a_notification_without_a_date_from_before_the_credentials_is_not_taken(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import Servers, Start
 from tests.dashboard.shop import deliver, notification
 from tests.helpers.operator import ANN, Connection, Operator, come_to
+from tests.helpers.settlement_rows import store_settlement
 from webhookd.cli.operator.failures import Exit
 
 CUSTOMER = {
@@ -172,3 +173,70 @@ async def test_amounts_are_written_with_all_their_digits(start: Start, connectio
     await come_to(connection, {"processed": 2})
     small, round_ = [(await Operator(daemon.admin_url).get(f"transactions/{number}"))[1] for number in (1, 2)]
     assert (small["captured_amount"], round_["captured_amount"]) == ("0.00000001", "20000")
+
+
+async def test_without_an_answer_of_the_provider_the_settlement_is_null(ann: Operator) -> None:
+    for path in ("transactions/245", "subscriptions/4415473"):
+        _, found = await ann.get(path)
+        assert found["settlement"] is None
+    _, found = await ann.get("missed-renewals")
+    assert found == {"renewals": []}
+
+
+async def test_a_sale_shows_its_settlement_with_its_refunds_and_links_them(ann: Operator, connection: Connection) -> None:
+    await store_settlement(connection, "245", "4415473")
+    _, found = await ann.get("transactions/245")
+    settlement = found["settlement"]
+    refunds = settlement.pop("refunds")
+    assert refunds.pop("transactions") == [
+        {"transaction_id": "70001", "state": "refund settled", "amount": "30", "settled_at": refunds_at(settlement, 23)},
+        {"transaction_id": "70002", "state": "refund pending", "amount": "9.9", "settled_at": None},
+    ]
+    assert refunds == {"settled": 1, "settled_amount": "30", "pending": 1, "pending_amount": "9.9", "failed": 0}
+    named = ("kind", "state", "batch_id", "settled_amount", "returned", "returned_amount", "left_amount", "payment_number")
+    assert [settlement[name] for name in named] == ["charge", "settled", "3990061", "139.90", [], "0", "109.90", 3]
+    assert [one["entity_id"] for one in found["related"]] == ["4415473", "70002", "70001"]
+    _, refund = await ann.get("transactions/70001")
+    assert (refund["settlement"]["ref_transaction_id"], refund["settlement"]["refunds"]) == ("245", None)
+    assert refund["related"] == [{"entity_name": "transaction", "entity_id": "245"}]
+    assert refund["events"] == []
+    _, returned = await ann.get("transactions/70003")
+    assert returned["settlement"]["returned"] == [{"id": "70004", "returned_at": "2026-11-20T10:00:00Z", "code": "R01"}]
+    assert (returned["settlement"]["returned_amount"], returned["settlement"]["left_amount"]) == ("20", "0")
+    assert (await ann.get("transactions/245?account=acme"))[0] == 404
+
+
+def refunds_at(settlement: dict[str, Any], hours: int) -> str:
+    """Returns the time that lies hours after a settlement, as the API writes it."""
+    at = datetime.fromisoformat(settlement["settled_at"]) + timedelta(hours=hours)
+    return at.isoformat().replace("+00:00", "Z")
+
+
+async def test_a_subscription_shows_its_payments_by_number_and_the_renewals_that_did_not_come(
+    servers: Servers, ann: Operator, connection: Connection
+) -> None:
+    await store_settlement(connection, "245", "4415473")
+    _, found = await ann.get("subscriptions/4415473")
+    settlement = found["settlement"]
+    assert [(one["payment_number"], one["state"], one["attempts"], one["last_failure"]) for one in settlement["payments"]] == [
+        (3, "settled", 1, None),
+        (4, "failed", 1, "The credit card has expired."),
+    ]
+    assert (settlement["status"], settlement["card_expires"], settlement["interval_unit"]) == ("active", "2026-11", "months")
+    assert [one["expected_on"] for one in settlement["missed"]] == ["2026-10-31", "2026-09-30"]
+    assert {"entity_name": "transaction", "entity_id": "245"} in found["related"]
+    _, listed = await ann.get("missed-renewals")
+    (missed,) = listed["renewals"]
+    assert (missed["subscription_id"], missed["expected_on"], missed["amount"]) == ("4415473", "2026-10-31", "139.9")
+    assert (await ann.get("missed-renewals?account=acme"))[1] == {"renewals": []}
+    code, out, _ = await ann.command(servers, "timeline", "missed-renewals")
+    assert code == 0
+    assert "2026-10-31" in out
+    code, out, _ = await ann.command(servers, "timeline", "missed-renewals", "--json")
+    assert json.loads(out) == listed
+    code, out, _ = await ann.command(servers, "timeline", "subscription", "4415473")
+    assert "renewal: payment 4, failed, The credit card has expired." in out.splitlines()
+    assert "missed renewal: 2026-10-31" in out.splitlines()
+    code, out, _ = await ann.command(servers, "timeline", "transaction", "245")
+    shown = {"settlement: left_amount: 109.90", "refunds: pending_amount: 9.90", "refund: 70001 refund settled 30.00"}
+    assert shown <= set(out.splitlines())

@@ -68,3 +68,26 @@ async def test_no_escape_sequence_of_the_api_reaches_the_terminal() -> None:
     assert "requested_amount: 139.90" in lines
     assert "last_event_type: payment.authcapture.created" in lines
     assert not any(line.startswith("captured_amount") for line in lines)
+
+
+async def test_no_escape_sequence_of_a_settlement_reaches_the_terminal() -> None:
+    refund = {"transaction_id": HOSTILE, "state": HOSTILE, "amount": "3", "settled_at": None}
+    renewal = {"payment_number": 2, "state": HOSTILE, "transaction_id": None, "last_failure": HOSTILE}
+    missed = {"expected_on": HOSTILE, "came_at": HOSTILE, "subscription_id": HOSTILE, "amount": HOSTILE, "status": HOSTILE}
+    settlement = {
+        "status": HOSTILE,
+        "left_amount": "7.5",
+        "returned": [{"code": HOSTILE, "returned_at": HOSTILE}],
+        "refunds": {"settled": 1, "settled_amount": "3", "transactions": [refund]},
+        "payments": [renewal],
+        "missed": [missed],
+    }
+    async with serving() as api:
+        api.answer("GET", "transactions/60", FOUND | {"settlement": settlement})
+        api.answer("GET", "missed-renewals", {"renewals": [missed]})
+        shown = await ran(api.url, "timeline", "transaction", "60")
+        listed = await ran(api.url, "timeline", "missed-renewals")
+    assert (shown.code, listed.code) == (0, 0), shown.err + listed.err
+    assert not set("\x1b\x07\x9b\u202e\ud800") & set(shown.out + listed.out)
+    assert {"settlement: left_amount: 7.50", "refunds: settled_amount: 3.00"} <= set(shown.out.splitlines())
+    assert any(line.startswith("renewal: payment 2, ") for line in shown.out.splitlines())

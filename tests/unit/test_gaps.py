@@ -269,6 +269,17 @@ def test_a_day_behind_the_cursor_that_is_not_whole_is_looked_at_again_ever_more_
     assert revisits(now.date(), {DAY: whole}, now, GRACE) == ()
 
 
+def test_a_day_that_was_judged_while_the_clock_was_ahead_is_judged_anew() -> None:
+    ahead = NOW + timedelta(days=40)
+    wrong = compared(row("a"), own=ledger("a"), now=ahead, before=compared(row("a"), own=ledger("a"), now=ahead - APART))
+    days = {one.day: one for one in wrong.days}
+    assert days[DAY].completeness is Completeness.WHOLE
+    assert DAY in revisits(NOW.date(), days, NOW, GRACE)
+    assert needs_proof(DAY, days, NOW, GRACE)
+    right = of_day(compared(row("a"), own=ledger("a"), before=wrong))
+    assert (right.completeness, right.looks, right.looked_at) == (Completeness.NOT_KNOWN, 1, NOW)
+
+
 LAST = datetime(2026, 11, 27, tzinfo=UTC) + LAST_LOOK  # the time of the day's last look
 
 

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from webhookd.admin.access import AccessLevel
 from webhookd.admin.route import Call, Route, Shape
+from webhookd.admin.settlement_shapes import (
+    MissedRenewal,
+    Money,
+    Settlement,
+    SubscriptionSettlement,
+    missed_renewals,
+    plain,
+    settlement_of_subscription,
+    settlement_of_transaction,
+)
 from webhookd.admin.shapes import EventRow, Text, Time, event_row
 from webhookd.errors import NotFoundError
 from webhookd.operate.operator_queries import OperatorQueries
 from webhookd.store.queries import queries
 
 _MOST = 200  # events of one timeline
+_MOST_MISSED = 500
 _MOST_RELATED = 100  # ids: a customer's list of payment profiles comes from outside
 
 EntityName = Literal["transaction", "subscription", "customerProfile", "customerPaymentProfile"]
-Money = Annotated[str | None, Field(description="An exact decimal number.", examples=["139.99"])]
 
 
 class Account(Shape):
@@ -117,6 +127,9 @@ class Transaction(Timeline):
     last_failure_code: Annotated[
         int | None, Field(description="The response code of the last failure; null if the code was not a number.")
     ] = None
+    settlement: Annotated[
+        Settlement | None, Field(description="What no webhook reports. Null if webhookd has not asked the provider.")
+    ] = None
 
 
 class Subscription(Timeline):
@@ -132,6 +145,10 @@ class Subscription(Timeline):
     last_failure_transaction_id: str | None = None
     last_failure_error: str | None = None
     last_failure_at: Time | None = None
+    settlement: Annotated[
+        SubscriptionSettlement | None,
+        Field(description="What no webhook reports. Null if webhookd has not asked the provider."),
+    ] = None
 
 
 class Customer(Timeline):
@@ -155,6 +172,12 @@ class PaymentProfile(Timeline):
     customer_type: Annotated[str | None, Field(description="individual or business.")] = None
 
 
+class MissedRenewals(Shape):
+    """The renewals of an account that did not come."""
+
+    renewals: Annotated[list[MissedRenewal], Field(description="The newest first.")]
+
+
 @dataclass(slots=True, frozen=True)
 class _Entity:
     """One kind of entity: its name in events, its word for people, its query, and the entities that it names in turn."""
@@ -165,9 +188,12 @@ class _Entity:
     row: Any  # the named query that reads the entity's row
     id_field: str
     names: dict[str, EntityName]  # field → the kind of entity whose id it holds
+    settlement: Callable[[OperatorQueries, str, str], Awaitable[Settlement | SubscriptionSettlement | None]] | None = None
 
 
-_TRANSACTION = _Entity("transaction", "transaction", Transaction, queries.transaction, "transaction_id", {})
+_TRANSACTION = _Entity(
+    "transaction", "transaction", Transaction, queries.transaction, "transaction_id", {}, settlement_of_transaction
+)
 _SUBSCRIPTION = _Entity(
     "subscription",
     "subscription",
@@ -179,6 +205,7 @@ _SUBSCRIPTION = _Entity(
         "payment_profile_id": "customerPaymentProfile",
         "last_failure_transaction_id": "transaction",
     },
+    settlement_of_subscription,
 )
 _CUSTOMER = _Entity(
     "customerProfile",
@@ -200,8 +227,7 @@ _PAYMENT_PROFILE = _Entity(
 
 def _facts(row: Any, shape: type[Shape]) -> dict[str, Any]:
     names = shape.model_fields.keys() & row.keys() if row is not None else set()
-    # Do not use str(), which writes a small amount as 1E-8.
-    facts = {name: format(row[name], "f") if isinstance(row[name], Decimal) else row[name] for name in names}
+    facts = {name: value for name, value in plain(row or {}).items() if name in names}
     if facts.get("fraud_filters") is not None:
         facts["fraud_filters"] = _filters(json.loads(facts["fraud_filters"]))
     if facts.get("payment_profile_ids") is not None:
@@ -219,6 +245,18 @@ def _filters(given: Any) -> list[FraudFilter]:
     return [FraudFilter(**{name: text(entry.get(name)) for name in ("fraudFilter", "fraudAction")}) for entry in entries]
 
 
+def _named(settlement: Settlement | SubscriptionSettlement | None) -> list[tuple[str, str]]:
+    """Returns the kinds and the ids of the entities that a settlement names."""
+    if isinstance(settlement, SubscriptionSettlement):
+        return [("transaction", one.transaction_id) for one in reversed(settlement.payments) if one.transaction_id]
+    if settlement is None:
+        return []
+    refunds = settlement.refunds.transactions if settlement.refunds else []
+    found = [("transaction", settlement.ref_transaction_id), ("subscription", settlement.subscription_id)]
+    found += [("transaction", one.transaction_id) for one in reversed(refunds)]
+    return [(name, one) for name, one in found if one]
+
+
 class TimelineRoutes:
     """Routes of timelines."""
 
@@ -234,9 +272,13 @@ class TimelineRoutes:
             ("customers/{customer_profile_id}", self.show_customer, Customer, CustomerProfileId),
             ("payment-profiles/{payment_profile_id}", self.show_payment_profile, PaymentProfile, PaymentProfileId),
         )
+        missed = ("GET", "/webhooks/missed-renewals", AccessLevel.READ, self.list_missed_renewals, MissedRenewals)
         return [
-            Route("GET", f"/webhooks/{path}", AccessLevel.READ, handler, answers, takes=takes, **given)
-            for path, handler, answers, takes in table
+            Route(*missed, query=Account),
+            *(
+                Route("GET", f"/webhooks/{path}", AccessLevel.READ, handler, answers, takes=takes, **given)
+                for path, handler, answers, takes in table
+            ),
         ]
 
     async def show_transaction(self, call: Call) -> Timeline:
@@ -262,19 +304,33 @@ class TimelineRoutes:
         events = await self._statements.all(
             queries.events_of_entity, account=account, entity_name=entity.name, entity_id=entity_id, limit=_MOST
         )
-        if row is None and not events:
+        settlement = await entity.settlement(self._statements, account, entity_id) if entity.settlement else None
+        if row is None and not events and settlement is None:
             raise NotFoundError(f"no event of the account {account!r} names the {entity.word} {entity_id!r}")
         # The query returns the newest first. The stable sort then keeps events of the same date in the order of their receipt.
         events.reverse()
         events.sort(key=lambda event: event["event_date"] or event["received_at"] or datetime.min.replace(tzinfo=UTC))
         facts = {"account": account, entity.id_field: entity_id} | _facts(row, entity.shape)
+        related = await self._related(account, entity, facts, settlement)
+        more = {} if entity.settlement is None else {"settlement": settlement}
         return entity.shape.model_validate(
-            facts | {"events": [event_row(event) for event in events], "related": await self._related(account, entity, facts)}
+            facts | {"events": [event_row(event) for event in events], "related": related} | more
         )
 
-    async def _related(self, account: str, entity: _Entity, facts: dict[str, Any]) -> list[Related]:
+    async def list_missed_renewals(self, call: Call) -> MissedRenewals:
+        """List the renewals that did not come.
+
+        They were due by the schedule of an active subscription, and came neither within two days nor since. The list
+        has the newest 500.
+        """
+        found = await missed_renewals(self._statements, call.query.account, _MOST_MISSED)
+        return MissedRenewals(renewals=found)
+
+    async def _related(
+        self, account: str, entity: _Entity, facts: dict[str, Any], settlement: Settlement | SubscriptionSettlement | None
+    ) -> list[Related]:
         """Returns the entities that `facts` name, if they have a timeline: a link to another entity would lead nowhere."""
-        named: list[tuple[str, str]] = []
+        named: list[tuple[str, str]] = _named(settlement)
         for field, name in entity.names.items():
             value = facts.get(field)
             named += [(name, one) for one in (value if isinstance(value, list) else [value]) if one]

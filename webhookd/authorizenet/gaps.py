@@ -124,6 +124,11 @@ def revisits(cursor: date, earlier: Mapping[date, Day], now: datetime, grace: ti
     return tuple(day for day in days if day in earlier and _is_due(day, earlier[day], now, grace))
 
 
+def is_proven(one: Day, now: datetime) -> bool:
+    """Returns whether a day is whole, and was not judged by a clock that was ahead: by such a clock, it was not over."""
+    return one.completeness is Completeness.WHOLE and (one.looked_at is None or one.looked_at <= now)
+
+
 def compare(
     history: History,
     ledger: Ledger,
@@ -272,7 +277,7 @@ def _is_due(day: date, before: Day | None, now: datetime, grace: timedelta) -> b
     age = now - _end(day)
     if age < grace:
         return False
-    if before is not None and before.completeness is Completeness.WHOLE:
+    if before is not None and is_proven(before, now):
         return age >= LAST_LOOK and (before.looked_at is None or before.looked_at < _end(day) + LAST_LOOK)
     if before is None or before.looked_at is None or before.looked_at > now:  # the clock was put back since
         return True

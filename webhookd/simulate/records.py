@@ -146,7 +146,10 @@ class Attempt:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """A subscription. card_ends: the month in which its card expires. occurrences: 9999 for one without end."""
+    """A subscription. card_ends: the month in which its card expires. occurrences: 9999 for one without end.
+
+    interval_months: 0 if the interval is one of days. starts_on: None for the day of its creation, in UTC.
+    """
 
     id: str
     amount: Decimal
@@ -155,6 +158,8 @@ class Subscription:
     status: str = "active"
     account_type: str = "Visa"
     interval_days: int = 30
+    interval_months: int = 0
+    starts_on: date | None = None
     occurrences: int = 9999
     card_ends: date = date(2030, 12, 1)
     paid: int = 0

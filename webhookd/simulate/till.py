@@ -182,8 +182,8 @@ class Till:
             own.status = "suspended"
             details: dict[str, Any] = {} if made is None else {"transId": int(made.id)}
             details |= {"error": _RESPONSES[fails], "submitTimeUTC": at.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]}
-            self._tell_of(own, "failed", transactionDetails=details)
-            self._tell_of(own, "suspended")
+            self._tell_of(own, "failed", withheld=withheld, transactionDetails=details)
+            self._tell_of(own, "suspended", withheld=withheld)
             return made
         own.paid = number
         own.status = "expired" if number == own.occurrences else "active"
@@ -223,6 +223,6 @@ class Till:
             changes["invoiceNumber"] = own.invoice
         self._make(f"{PREFIX}payment.{kind}", self._account.name, number=number, changes=changes, withheld=withheld)
 
-    def _tell_of(self, own: Subscription, kind: str, **changes: Any) -> None:
+    def _tell_of(self, own: Subscription, kind: str, *, withheld: bool = False, **changes: Any) -> None:
         changes |= {"id": own.id, "amount": own.amount, "name": own.name, "status": own.status}
-        self._make(f"{PREFIX}customer.subscription.{kind}", self._account.name, number=1, changes=changes)
+        self._make(f"{PREFIX}customer.subscription.{kind}", self._account.name, number=1, changes=changes, withheld=withheld)

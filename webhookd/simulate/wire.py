@@ -197,8 +197,11 @@ def subscription_of(one: Subscription, *, with_attempts: bool) -> dict[str, Any]
     return {
         "name": one.name,
         "paymentSchedule": {
-            "interval": {"length": one.interval_days, "unit": "days"},
-            "startDate": one.created_at.date().isoformat(),
+            "interval": {
+                "length": one.interval_months or one.interval_days,
+                "unit": "months" if one.interval_months else "days",
+            },
+            "startDate": (one.starts_on or one.created_at.date()).isoformat(),
             "totalOccurrences": one.occurrences,
             "trialOccurrences": 0,
         },

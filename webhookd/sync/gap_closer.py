@@ -96,7 +96,7 @@ class GapCloser:
             if new := await self._gaps.seen_webhooks() - bounds.webhooks:
                 await self._gaps.note_webhooks(new)
                 bounds = bounds._replace(webhooks=bounds.webhooks | new)
-            cursor = min(bounds.cursor or _day(bounds.since), now.date())  # PostgreSQL's clock may have been wrong
+            cursor = _cursor(bounds, now)
             stored = await self._gaps.days(now.date() - comparison.LONGEST - _FRESH, now.date())
             since = max(bounds.since, oldest)
             # Every second look may be at an older day, so that many such days delay no fresh gap.
@@ -105,9 +105,7 @@ class GapCloser:
             due = tuple(day for day in due if day >= _day(since))  # of earlier days, nothing is taken or recorded
             self._revisited = bool(due)
             if due:
-                is_proven = (
-                    stored[due[0]].completeness is Completeness.WHOLE
-                )  # so the last look may be a quick one: fewer calls
+                is_proven = comparison.is_proven(stored[due[0]], now)  # so the last look may be a quick one: fewer calls
                 look = _Look(*comparison.around(due[0]), due[0], since, not is_proven)
             else:
                 thorough = comparison.needs_proof(cursor, stored, now, self._grace)
@@ -170,7 +168,7 @@ class GapCloser:
         since = max(min(bounds.since, datetime.combine(order.since, time(), UTC)), oldest)
         look = _Look(*comparison.around(day), day, since, True)
         stored = await self._gaps.days(day - MARGIN, now.date())
-        cursor = min(bounds.cursor or _day(bounds.since), now.date())
+        cursor = _cursor(bounds, now)
         return await self._run(look, bounds, cursor, stored, now)
 
     async def _run(self, look: _Look, bounds: Bounds, cursor: date, stored: dict[date, Day], now: datetime) -> int:
@@ -179,17 +177,23 @@ class GapCloser:
         history = await self._client.history(look.first, look.last, young_from=young_from, thorough=look.thorough)
         books = await self._books(history, look, bounds.webhooks)
         found = await self._compare(history, books.ledger, look, stored, now)
-        left, ours = 0, None
+        left, ours, failure = 0, None, None
         if found.missing:
-            ours = await self._takeover.webhooks(bounds.webhooks)
-            if ours.ids:
-                chosen = sorted(found.missing, key=lambda row: row.event_date is not None and now - row.event_date > _FRESH)
-                await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from))
-                left = len(chosen[_MOST:])
-                books = await self._books(history, look, ours.ids)
-                found = await self._compare(history, books.ledger, look, stored, now)
-        self._note_unknown(unknown=ours is not None and not ours.ids)
+            try:
+                ours = await self._takeover.webhooks(bounds.webhooks)
+                if ours.ids:
+                    chosen = sorted(found.missing, key=lambda row: row.event_date is not None and now - row.event_date > _FRESH)
+                    left = len(chosen[_MOST:])
+                    await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from))
+            except ProviderError as error:  # record what the list has shown all the same: the day is not whole
+                failure = error
+            books = await self._books(history, look, bounds.webhooks if ours is None else ours.ids)
+            found = await self._compare(history, books.ledger, look, stored, now)
+        if ours is not None or failure is None:
+            self._note_unknown(unknown=ours is not None and not ours.ids)
         await self._record(found, books, look, cursor, stored, now)
+        if failure is not None:
+            raise failure
         return left
 
     async def _compare(
@@ -236,6 +240,11 @@ class GapCloser:
                 account=self._account,
             )
         self._unknown = unknown
+
+
+def _cursor(bounds: Bounds, now: datetime) -> date:
+    """Returns the last day that needs no look each time. The recorded day can be wrong, if PostgreSQL's clock was."""
+    return min(max(bounds.cursor or date.min, _day(bounds.since)), now.date())
 
 
 def _names(history: History, noted: dict[str, Noted]) -> list[str]:

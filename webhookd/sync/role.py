@@ -33,6 +33,7 @@ from webhookd.sync.guardian import Guardian
 from webhookd.sync.lease import Lease
 from webhookd.sync.pings import HeldNotifications
 from webhookd.sync.settlement_sweep import SettlementSweep
+from webhookd.sync.subscription_sweep import SubscriptionSweep
 from webhookd.sync.synthetic_intake import SyntheticIntake
 from webhookd.sync.takeover import Limits, Takeover, oldest
 from webhookd.telemetry.metrics import Metrics
@@ -156,6 +157,8 @@ class SyncRole:
         if plan.settlement_every > 0:
             sweep = self._sweep(plan, state, client, recorder)
             jobs.append(Job("settlement sweep", plan.settlement_every, partial(after_check, sweep.run)))
+            subscriptions = self._subscription_sweep(plan, state, client)
+            jobs.append(Job("sweep of subscriptions", plan.settlement_every, partial(after_check, subscriptions.run)))
         return jobs
 
     def _day_reports(self, plan: _Plan) -> DayReports:
@@ -164,8 +167,7 @@ class SyncRole:
 
     def _recorder(self, plan: _Plan) -> FactRecorder:
         account = plan.access.account
-        intake = SyntheticIntake(account, self._receipts, wanted_types(plan.synthetic_events), self._metrics)
-        return FactRecorder(account, FactStore(self._database, account), intake, self._database.now)
+        return FactRecorder(account, FactStore(self._database, account), self._intake(plan), self._database.now)
 
     def _sweep(self, plan: _Plan, state: AccountState, client: ProviderClient, recorder: FactRecorder) -> SettlementSweep:
         return SettlementSweep(
@@ -177,6 +179,19 @@ class SyncRole:
             lambda: state.time_zone,
             self._metrics,
         )
+
+    def _subscription_sweep(self, plan: _Plan, state: AccountState, client: ProviderClient) -> SubscriptionSweep:
+        return SubscriptionSweep(
+            plan.access.account,
+            client,
+            self._database,
+            self._intake(plan),
+            partial(oldest, timedelta(seconds=self._settings.event_retention)),
+            lambda: state.time_zone,
+        )
+
+    def _intake(self, plan: _Plan) -> SyntheticIntake:
+        return SyntheticIntake(plan.access.account, self._receipts, wanted_types(plan.synthetic_events), self._metrics)
 
     def _gap_closer(self, plan: _Plan, client: ProviderClient) -> GapCloser:
         settings, access = self._settings, plan.access

@@ -115,7 +115,7 @@ class Takeover:
         """Takes notifications, a batch at a time.
 
         Raises the client's errors about the account, after what was fetched before is committed. If the provider does not
-        answer for single notifications, they are noted, and the others are taken.
+        answer for single notifications, they are noted, and the others are taken; after three in a row, by the next look.
         """
         batch = _Batch()
         failed: list[Refused] = []  # in a row
@@ -130,6 +130,8 @@ class Takeover:
                 except ProviderUnavailableError as error:
                     failed.append(_refused(row, str(error)))
                     if len(failed) == _IN_A_ROW:
+                        await self._client.webhooks()  # raises, if the provider answers nothing at all
+                        batch.refused += failed  # so that the next look does not begin with them
                         raise
                     continue
                 except (

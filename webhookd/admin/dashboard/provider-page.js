@@ -8,6 +8,7 @@ import { href } from "./navigation.js";
 import { chip, errorState, facts, section, skeleton, when } from "./parts.js";
 import { PROVIDER } from "./provider.js";
 import { SHOWN, calendar, dayTable, dayWords, legend } from "./provider-days.js";
+import { missedRenewals } from "./settlement.js";
 
 const REFRESH = 5;
 const RUNBOOK = "/guide/runbook-provider";
@@ -35,20 +36,21 @@ export async function providerPage(context) {
 async function refresh(page) {
   const { context, account } = page;
   const path = `${PROVIDER}/${encodeURIComponent(account)}`;
-  const [found, { days }] = await Promise.all([
+  const [found, { days }, { renewals }] = await Promise.all([
     get(path, {}, context.signal),
     get(`${path}/days`, { days: SHOWN }, context.signal),
+    get("/webhooks/missed-renewals", { account }, context.signal),
   ]);
-  const text = JSON.stringify([found, days, new Date().getUTCDate()]);
+  const text = JSON.stringify([found, days, renewals, new Date().getUTCDate()]);
   // Do not build an unchanged page again: a selection or the focus in the page would be lost.
   if (text === page.shown) return;
   page.shown = text;
   const focus = document.activeElement?.dataset?.key;
-  show(context.root, build(found, days));
+  show(context.root, build(found, days, renewals));
   if (focus) context.root.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus();
 }
 
-function build(found, days) {
+function build(found, days, renewals) {
   return [
     h(
       "nav",
@@ -79,6 +81,7 @@ function build(found, days) {
       h(
         "div",
         { class: "main-column" },
+        missedRenewals(renewals, found.account),
         found.unreadable.length > 0 && section("Unreadable notifications", unreadable(found.unreadable)),
         section("Last calls", calls(found.calls)),
         section("Changes at the provider", changes(found.changes)),

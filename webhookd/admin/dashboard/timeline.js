@@ -9,6 +9,7 @@ import { money, named, plural } from "./format.js";
 import { icon } from "./icons.js";
 import { href, timelineOf } from "./navigation.js";
 import { emptyState, facts, load, section, when } from "./parts.js";
+import { settledAmounts, subscriptionSettlement, transactionSettlement } from "./settlement.js";
 import { timelineChart } from "./timeline-chart.js";
 
 const CODES = {
@@ -30,7 +31,8 @@ export function transactionPage(context) {
   return page(context, "Transaction", "transactions", (found) => ({
     id: found.transaction_id,
     state: found.state && `${found.kind === "refund" ? "Refund, " : ""}${found.state}`,
-    amounts: amounts(found),
+    amounts: [...amounts(found), ...settledAmounts(found)],
+    beside: transactionSettlement(found, (name, id) => related(found, name, id)),
     facts: [
       ["Invoice", found.invoice_number],
       ["Merchant reference", found.merchant_reference],
@@ -48,7 +50,8 @@ export function subscriptionPage(context) {
   return page(context, "Subscription", "subscriptions", (found) => ({
     id: found.subscription_id,
     state: found.status,
-    amounts: [["Amount", found.amount]],
+    amounts: [["Amount", found.amount ?? found.settlement?.amount]],
+    below: subscriptionSettlement(found, (name, id) => related(found, name, id)),
     facts: [
       ["Name", found.name],
       ["Account", found.account],
@@ -162,13 +165,13 @@ function build(word, found, view) {
       "Timeline",
       found.events.length > 0
         ? timelineChart(found.events, (event) => noteOf(event, found))
-        : emptyState("No events are kept", "The facts below come from events that are no longer stored."),
+        : emptyState("No events are kept", "The facts below come from Authorize.Net, or from events that are no longer stored."),
     ),
     h(
       "div",
       { class: "columns" },
-      h("div", { class: "main-column" }, section("Events", h("div", { class: "list" }, table.node))),
-      h("div", { class: "side-column" }, section("Details", facts(view.facts))),
+      h("div", { class: "main-column" }, view.below, section("Events", h("div", { class: "list" }, table.node))),
+      h("div", { class: "side-column" }, view.beside, section("Details", facts(view.facts))),
     ),
   ];
 }
@@ -176,6 +179,10 @@ function build(word, found, view) {
 function lead(word, view, found) {
   const noun = word.toLowerCase();
   const last = found.last_event_type && [typeWords(found.last_event_type), ", ", when(found.last_event_at)];
+  if (found.settlement && found.events.length === 0) {
+    const state = found.settlement.state ?? found.settlement.status;
+    return [`No event of this ${noun} is stored. Authorize.Net reports`, state && [": ", h("strong", {}, state)], "."];
+  }
   if (view.state) {
     return ["Now ", h("strong", {}, view.state), ".", last && [" The last event that counts: ", last, "."]];
   }

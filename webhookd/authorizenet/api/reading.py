@@ -29,6 +29,7 @@ from webhookd.authorizenet.api.results import (
     PastNotification,
     PaymentAttempt,
     ReturnedItem,
+    Schedule,
     Subscription,
     SubscriptionPayment,
     SubscriptionRow,
@@ -236,4 +237,19 @@ def subscription(answer: Fields, identifier: str) -> Subscription:
         )
         for one in entries(own, "arbTransactions")
     )
-    return Subscription(identifier, text(own.get("status")), money(own.get("amount")), attempts)
+    return Subscription(identifier, text(own.get("status")), money(own.get("amount")), attempts, _schedule(own))
+
+
+def _schedule(fields: Fields) -> Schedule | None:
+    own = entry(fields, "paymentSchedule")
+    if not own:
+        return None
+    interval, start = entry(own, "interval"), moment(own.get("startDate"))
+    return Schedule(
+        number(interval.get("length")),
+        text(interval.get("unit")),
+        start and start.date(),
+        number(own.get("totalOccurrences")),
+        number(own.get("trialOccurrences")),
+        money(fields.get("trialAmount")),
+    )

@@ -173,6 +173,22 @@ class PaymentAttempt(NamedTuple):
     response: str | None
 
 
+class Schedule(NamedTuple):
+    """The schedule of a subscription.
+
+    interval_unit: days or months.
+    total_occurrences: the number of all payments; 9999 if there is no end.
+    trial_occurrences: the number of the first payments, which cost `trial_amount`.
+    """
+
+    interval_length: int | None
+    interval_unit: str | None
+    starts_on: date | None
+    total_occurrences: int | None
+    trial_occurrences: int | None = None
+    trial_amount: Decimal | None = None
+
+
 class Subscription(NamedTuple):
     """A subscription, with its latest attempts at payments. `id` is the one that was asked for: the answer need not have it."""
 
@@ -180,6 +196,7 @@ class Subscription(NamedTuple):
     status: str | None
     amount: Decimal | None
     attempts: tuple[PaymentAttempt, ...]
+    schedule: Schedule | None = None
 
 
 class ListPage(NamedTuple):

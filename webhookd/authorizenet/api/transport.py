@@ -6,6 +6,7 @@ No exception of aiohttp goes further, also not as a cause: its text can hold the
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import NamedTuple
@@ -37,7 +38,7 @@ class Transport:
             connector=aiohttp.TCPConnector(limit=most_at_once),  # Python's own TLS context: TLS 1.2 or newer, verified
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT, timeout)),
             auto_decompress=False,  # a small answer could become a large one
-            headers={"Accept-Encoding": "identity", "User-Agent": f"webhookd/{version('webhookd')}"},
+            headers={"Accept-Encoding": "identity", "User-Agent": _agent()},
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # neither a proxy of the environment nor a password of ~/.netrc
         )
@@ -78,3 +79,8 @@ class Transport:
         if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | ConnectionError):
             return "the connection ended before the whole answer"
         return f"the answer is not HTTP that can be read ({type(error).__name__})"
+
+
+@functools.cache
+def _agent() -> str:
+    return f"webhookd/{version('webhookd')}"  # slow, because `version` reads a file
