@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
-from json import loads
+from json import dumps, loads
 from typing import Any, TypeAlias
 from uuid import uuid4
 
+import aiohttp
 import asyncpg
 import pytest
 from aiohttp import web
@@ -22,6 +23,8 @@ from tests.helpers.operator import ANN, Operator
 from tests.helpers.receivers import receiving
 from tests.helpers.wait import until
 from webhookd.authorizenet.api.client import clients_of
+from webhookd.authorizenet.sampling import sample
+from webhookd.authorizenet.signature import sign
 from webhookd.daemon import Daemon
 from webhookd.event import Event
 from webhookd.process.handlers import Registry
@@ -609,6 +612,74 @@ async def test_one_notification_that_cannot_be_fetched_keeps_back_no_others(
 
     await until(recovered, "all others are recovered", deadline=90)
     await shop.until_whole(unreadable=0 if kind == "latin-1" and poison[0].id in await shop.ids() else 1, missing=0)
+
+
+async def test_an_id_that_no_index_can_hold_does_not_keep_the_account_from_its_other_gaps(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identifier = "".join(f"{number:03x}" for number in range(1365))  # 4095 characters, which no compression makes short
+
+    def change(request: web.Request, got: web.Response) -> web.Response | None:
+        if not request.path.endswith("/notifications") or request.query["offset"] != "0":
+            return None
+        page = loads(bytes_of(got))
+        page["notifications"].append({"notificationId": identifier, "eventType": REFUND})
+        return json(page)
+
+    spoil(provider, monkeypatch, change)
+    await shop.open()
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    lost = made(provider.make(REFUND, withheld=True))
+    await until(lambda: _has(shop, lost.id), "the gap is closed", deadline=20)
+    assert (await shop.day())["completeness"] != "whole"
+
+
+@pytest.mark.parametrize("webhook_id", ["\x00", "x" * 100_000], ids=["zero", "long"])
+async def test_an_event_that_names_an_odd_webhook_does_not_keep_the_account_from_its_gaps(
+    shop: Shop, provider: Simulator, webhook_id: str
+) -> None:
+    daemon = await shop.open()
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    body = dumps(loads(sample(REFUND, 1).body) | {"webhookId": webhook_id}).encode()
+    key = provider.account().signature_key
+    url, headers = f"{daemon.public_url}/webhooks/authorize-net", {"X-ANET-Signature": sign(body, key)}
+    async with aiohttp.ClientSession() as http, http.post(url, data=body, headers=headers) as response:
+        assert response.status == 200
+    lost = made(provider.make(REFUND, withheld=True))
+    await until(lambda: _has(shop, lost.id), "the gap is closed", deadline=20)
+    ours = await shop.connection.fetchval("SELECT our_webhooks FROM webhookd.provider_accounts")
+    assert all(len(one) < 100 for one in ours)
+
+
+@pytest.mark.parametrize("kind", ["a byte order mark", "no webhook"])
+async def test_two_events_at_one_instant_are_both_taken_if_their_answers_have(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def change(request: web.Request, got: web.Response) -> web.Response | None:
+        if "/notifications/" not in request.path:
+            return None
+        if kind == "no webhook":
+            return json({name: value for name, value in loads(bytes_of(got)).items() if name != "webhookId"})
+        return web.Response(body=b"\xef\xbb\xbf" + bytes_of(got), content_type="application/json")
+
+    async with Simulator(seed=8, clock=Clock(datetime.now(UTC) - timedelta(minutes=5), speed=0)) as provider:
+        spoil(provider, monkeypatch, change)
+        shop = Shop(start, provider, connection)
+        shop.webhook = provider.register(OTHER_URL)
+        await whole_days(connection)
+        await shop.open(public_url=OTHER_URL)
+        updated = partial(provider.make, "net.authorize.customer.updated", number=7, withheld=True)
+        for text in ("first", "second", "second"):
+            updated(changes={"description": text})
+        await shop.until_whole(listed=3, ours=3)
+        await until(lambda: _equals(shop.processed(), 2), "both are processed")
+        assert sorted(event.payload["description"] for event in shop.events) == ["first", "second"]
+
+
+async def _has(shop: Shop, identifier: str) -> bool:
+    return identifier in await shop.ids()
 
 
 async def test_several_notifications_in_a_row_that_cannot_be_fetched_keep_back_no_others(

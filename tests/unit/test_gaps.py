@@ -330,6 +330,21 @@ def test_a_row_that_is_listed_late_is_found_by_the_last_look_and_the_day_is_whol
     assert of_day(found).completeness is not Completeness.WHOLE
 
 
+def test_a_last_look_at_a_list_that_lost_rows_and_lacks_what_came_late_is_not_repeated_for_ever() -> None:
+    """It would keep all younger days from their looks."""
+    whole = of_day(twice(row("a"), row("b"), own=ledger("a", "b")))
+    own = ledger("a", "b", "came late")
+    quick = compared(row("a"), own=own, now=LAST, before=Comparison((), (whole,)), complete=False)
+    assert of_day(quick).completeness is Completeness.NOT_KNOWN
+    assert revisits(LAST.date(), {DAY: of_day(quick)}, LAST, GRACE) == (DAY,), "by a thorough look"
+    last = compared(row("a"), own=own, now=LAST, before=quick)
+    assert of_day(last).completeness is Completeness.NOT_KNOWN
+    assert revisits(LAST.date(), {DAY: of_day(last)}, LAST + APART, GRACE) == ()
+    proven = compared(row("a"), row("b"), row("came late"), own=own, now=LAST, before=quick)
+    again = compared(row("a"), row("b"), row("came late"), own=own, now=LAST + APART, before=proven)
+    assert counts(again) == Day(DAY, Completeness.WHOLE, listed=3, ours=3)
+
+
 def test_only_a_day_that_is_over_and_not_proven_needs_a_thorough_look() -> None:
     midnight = datetime(2026, 11, 28, tzinfo=UTC)
     cursor, yesterday = date(2026, 11, 26), date(2026, 11, 27)

@@ -215,9 +215,12 @@ class _Look:
         return before.completeness is Completeness.WHOLE and self._now - _end(before.day) >= LAST_LOOK
 
     def _aged(self, before: Day) -> Day:
-        """Returns an earlier result as it is now: a day does not stay open if no look reads its list."""
+        """Returns an earlier result as it is now: a day does not stay open if no look reads its list.
+
+        If the last look finds more than was proven, the day needs thorough looks again. They also end the last look.
+        """
         is_late = self._now - _end(before.day) - self._grace >= PATIENCE
-        if before.completeness is Completeness.OPEN and is_late:
+        if (before.completeness is Completeness.OPEN and is_late) or self._is_old_and_whole(before):
             return before._replace(completeness=Completeness.NOT_KNOWN)
         return before
 

@@ -48,6 +48,7 @@ _ENTITY_NAMES = {name.lower(): name for name in ("transaction", "subscription", 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EXACT = 2.0**53  # below this a float holds every whole number
 _LONGEST = 200  # characters of any text in a column: an index could not hold a longer text
+_LONGEST_WEBHOOK = 64  # characters of a webhook's id, as of every id that a call of the provider can name
 
 
 def label(event_type: str) -> str:
@@ -191,6 +192,15 @@ def _date(value: object) -> datetime | None:
         return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def webhook_of(envelope: Any) -> str | None:
+    """Returns the id of the webhook that a notification names, in lower case; None if it names none, or what can be none."""
+    named = envelope.get("webhookId") if isinstance(envelope, dict) else None
+    if not isinstance(named, str) or not named.isprintable():  # PostgreSQL cannot store U+0000
+        return None
+    found = named.strip().lower()
+    return found if 0 < len(found) <= _LONGEST_WEBHOOK else None
 
 
 def check_age(event_date: datetime | None, now: datetime, max_age: float, max_skew: float) -> None:

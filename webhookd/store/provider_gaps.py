@@ -8,10 +8,9 @@ from datetime import date, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import orjson
-
+from webhookd.authorizenet.body import load, read
 from webhookd.authorizenet.gaps import Completeness, Day
-from webhookd.authorizenet.notification import Notification
+from webhookd.authorizenet.notification import Notification, webhook_of
 from webhookd.errors import LeaseEndedError
 from webhookd.store.database import Database
 from webhookd.store.event_store import storable
@@ -137,7 +136,7 @@ class ProviderGaps:
     async def seen_webhooks(self) -> set[str]:
         """Returns the ids of the webhooks by which the latest events came."""
         rows = await self._all(queries.bodies_of_webhooks, seconds=_RECENT, looked=_LATEST, limit=_BODIES)
-        return set(filter(None, (_webhook_of(row["body"]) for row in rows)))
+        return set(filter(None, (webhook_of(_envelope_of(row["body"])) for row in rows)))
 
     async def note_webhooks(self, webhooks: Collection[str]) -> None:
         """Adds webhooks to those that are ours."""
@@ -156,8 +155,8 @@ class ProviderGaps:
     async def twin(self, notification: Notification, body: bytes) -> UUID | None:
         """Returns the event that another notification brought for the same; None if there is none, or nobody can know.
 
-        body: the notification's. Two notifications of one webhook are the same event only if their payloads are equal: one
-        request may change an entity twice, at one instant.
+        body: the notification's. Two notifications of one webhook, or of unknown ones, are the same event only if their
+        payloads are equal: one request may change an entity twice, at one instant.
         """
         if notification.entity_id is None or notification.event_date is None:
             return None
@@ -169,10 +168,10 @@ class ProviderGaps:
             notification_key=notification_key(self._account, notification.notification_id),
             limit=_TWINS,
         )
-        webhook = _webhook_of(body)
+        envelope = _envelope_of(body)
         for row in rows:
-            other = None if row["body"] is None else _webhook_of(row["body"])  # retention removes bodies first
-            if webhook is None or other is None or other != webhook or _payload_of(row["body"]) == _payload_of(body):
+            # Retention removes bodies first.
+            if row["body"] is None or _are_same(envelope, _envelope_of(row["body"])):
                 found: UUID = row["id"]
                 return found
         return None
@@ -264,18 +263,15 @@ def _noted(rows: list[Any]) -> dict[str, Noted]:
     return {row["notification_id"]: Noted(**{name: row[name] for name in Noted._fields}) for row in rows}
 
 
-def _webhook_of(body: bytes) -> str | None:
-    found = _envelope_of(body).get("webhookId")
-    return found.strip().lower() if isinstance(found, str) else None
-
-
-def _payload_of(body: bytes) -> Any:
-    return _envelope_of(body).get("payload")
+def _are_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    webhook, others = webhook_of(one), webhook_of(other)
+    comes_twice = webhook is not None and others is not None and webhook != others
+    return comes_twice or one.get("payload") == other.get("payload")
 
 
 def _envelope_of(body: bytes) -> dict[str, Any]:
     try:
-        envelope = orjson.loads(body)
+        envelope = load(read(body).text)
     except ValueError:
         return {}
     return envelope if isinstance(envelope, dict) else {}

@@ -18,7 +18,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from webhookd.authorizenet.notification import Notification
+from webhookd.authorizenet.notification import Notification, webhook_of
 from webhookd.errors import RefusedError
 from webhookd.store.database import Database
 from webhookd.store.keys import new_id
@@ -93,7 +93,7 @@ class Pings:
 
         body: the authentic body. key: the fingerprint of the key that verified the body. Raises UnavailableError.
         """
-        webhook_id = _webhook_of(body)
+        webhook_id = webhook_of(orjson.loads(body.removeprefix(b"\xef\xbb\xbf")))
         ping, sure = self._ping_of(account, notification, webhook_id), notification.entity_id == NO_ENTITY
         if ping is None and not sure:
             return None
@@ -163,12 +163,3 @@ class Pings:
             return await statement
         except asyncpg.PostgresError as error:  # such as a missing right; the provider sends the webhook again
             raise RefusedError("postgresql", problem_of(error)) from error
-
-
-def _webhook_of(body: bytes) -> str | None:
-    """Returns the id of the webhook that a body names, in lower case. `body` is JSON, perhaps with a byte order mark."""
-    envelope = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
-    named = envelope.get("webhookId") if isinstance(envelope, dict) else None
-    if not isinstance(named, str) or not named.isprintable():  # PostgreSQL cannot store U+0000
-        return None
-    return named.strip().lower()[:64] or None

@@ -15,6 +15,7 @@ from webhookd.authorizenet.api.answers import (
     money,
     number,
     required,
+    required_id,
     rows,
     text,
 )
@@ -52,7 +53,7 @@ def webhook(fields: Any) -> Webhook:
         raise UnreadableError("`eventTypes` of a webhook is no list of texts")
     status = required(fields, "status").lower()
     return Webhook(
-        required(fields, "webhookId").lower(),
+        required_id(fields, "webhookId").lower(),
         required(fields, "url"),
         status,
         tuple(map(canonical, types)),
@@ -76,7 +77,7 @@ def event_types(answer: Any) -> tuple[str, ...]:
 
 def _history_row(fields: Fields) -> HistoryRow:
     return HistoryRow(
-        required(fields, "notificationId").lower(),
+        required_id(fields, "notificationId").lower(),
         canonical(required(fields, "eventType")),
         moment(fields.get("eventDate")),
         text(fields.get("deliveryStatus")),
@@ -125,7 +126,7 @@ def _subscription_payment(fields: Fields) -> SubscriptionPayment | None:
 
 def _transaction_row(fields: Fields) -> TransactionRow:
     return TransactionRow(
-        required(fields, "transId"),
+        required_id(fields, "transId"),
         required(fields, "transactionStatus"),
         moment(fields.get("submitTimeUTC")),
         money(fields.get("settleAmount")),
@@ -157,7 +158,7 @@ def _statistic(fields: Fields) -> BatchStatistic:
 
 def _batch(fields: Fields) -> Batch:
     return Batch(
-        required(fields, "batchId"),
+        required_id(fields, "batchId"),
         required(fields, "settlementState"),
         moment(fields.get("settlementTimeUTC")),
         text(fields.get("paymentMethod")),
@@ -179,12 +180,12 @@ def transaction(answer: Fields) -> Transaction:
     """Reads a transaction's details or its summary."""
     own = entry(answer, "transaction")
     returned = (
-        ReturnedItem(required(one, "id"), moment(one.get("dateUTC")), text(one.get("code")))
+        ReturnedItem(required_id(one, "id"), moment(one.get("dateUTC")), text(one.get("code")))
         for one in entries(own, "returnedItems")
     )
     in_batch = entry(own, "batch")
     return Transaction(
-        id=required(own, "transId"),
+        id=required_id(own, "transId"),
         status=required(own, "transactionStatus"),
         submitted_at=moment(own.get("submitTimeUTC")),
         type=text(own.get("transactionType")),
@@ -206,7 +207,7 @@ def subscription_page(answer: Fields) -> ListPage:
     """Reads a page of subscriptions."""
     found = tuple(
         SubscriptionRow(
-            required(one, "id"),
+            required_id(one, "id"),
             required(one, "status"),
             moment(one.get("createTimeStampUTC")),
             money(one.get("amount")),
