@@ -119,7 +119,7 @@ async def test_a_narrow_screen_has_the_guide_in_the_menu_and_the_pages_in_a_fold
     await expect(page.get_by_role("heading", name="Settings")).to_be_visible()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), pytest.param(1440, "dark", marks=pytest.mark.long)])
 async def test_every_page_fits_its_screen_and_can_be_read(
     start: Start, visit: Visit, width: int, scheme: Literal["light", "dark"]
 ) -> None:
@@ -128,9 +128,10 @@ async def test_every_page_fits_its_screen_and_can_be_read(
     look = Looks(page)
     for path in build().keys() - {"/guide/search.json"}:
         await visitor.go(path.removeprefix("/"))
-        await search(page, "e")
-        await expect(page.locator(".hits a").first).to_be_visible()
         await look.at(path)
+    await search(page, "e")
+    await expect(page.locator(".hits a").first).to_be_visible()
+    await look.at("the search")
     assert look.faults == {}
 
 

@@ -97,7 +97,7 @@ async def furnish(start: Start, shop: Shop, connection: Connection) -> tuple[Any
     ("width", "scheme"),
     [
         (390, "light"),
-        (1440, "dark"),
+        pytest.param(1440, "dark", marks=pytest.mark.long),
         pytest.param(390, "dark", marks=pytest.mark.long),
         pytest.param(1440, "light", marks=pytest.mark.long),
     ],

@@ -59,7 +59,14 @@ OF_THE_PROVIDER = (
     ("runbook-provider", "WebhookdDayNotWhole"),
     ("runbook-provider", "WebhookdProviderUnreachable"),
 )
-EACH = pytest.mark.parametrize("sections", [SECTIONS, OF_THE_PROVIDER], ids=["own", "provider"])
+# The long suite tries both pages in both ways. `make test` tries each page once and each way once: a case takes a minute.
+_LONG = pytest.mark.long
+WITH_SYSTEMD = pytest.mark.parametrize(
+    "sections", [pytest.param(SECTIONS, id="own"), pytest.param(OF_THE_PROVIDER, id="provider", marks=_LONG)]
+)
+IN_KUBERNETES = pytest.mark.parametrize(
+    "sections", [pytest.param(SECTIONS, id="own", marks=_LONG), pytest.param(OF_THE_PROVIDER, id="provider")]
+)
 PAYMENT = "net.authorize.payment.authcapture.created"
 PUBLIC_URL = "https://hooks.example.com/webhooks/authorize-net"
 
@@ -264,7 +271,7 @@ async def _check_what_was_mended(
         assert await connection.fetchval(found, missing.id) == 1
 
 
-@EACH
+@WITH_SYSTEMD
 async def test_each_command_of_these_sections_runs_as_it_stands_with_systemd(
     sections: Iterable[tuple[str, str]],
     with_systemd: Shell,
@@ -276,7 +283,7 @@ async def test_each_command_of_these_sections_runs_as_it_stands_with_systemd(
     await _check_what_was_mended(sections, connection, simulator)
 
 
-@EACH
+@IN_KUBERNETES
 async def test_each_command_of_these_sections_runs_as_it_stands_in_kubernetes(
     sections: Iterable[tuple[str, str]],
     in_kubernetes: Shell,

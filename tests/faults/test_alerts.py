@@ -54,7 +54,7 @@ async def hasten(connection: Connection) -> None:
     await connection.execute("UPDATE duties SET held_until = now() - interval '1 second'")
 
 
-@pytest.mark.parametrize("killed", ["after the message was sent", "before it was sent"])
+@pytest.mark.parametrize("killed", ["after the message was sent", pytest.param("before it was sent", marks=pytest.mark.long)])
 async def test_a_message_survives_a_kill_of_the_replica_that_tells_it(
     daemon: Daemon, http: HttpChannel, connection: Connection, killed: str
 ) -> None:

@@ -25,6 +25,7 @@ def test_no_invariant_breaks(case: Case, tmp_path: Path) -> None:
     assert found.states > 10
 
 
+@pytest.mark.long  # a program for each guard, which takes a compiler some seconds
 @pytest.mark.parametrize("guard", GUARDS, ids=[guard.name for guard in GUARDS])
 def test_without_its_guard_an_invariant_breaks(guard: Guard, tmp_path: Path) -> None:
     assert search(guard.case, tmp_path, guard.name).broken == guard.invariant

@@ -17,7 +17,13 @@ COUNT = 100
 RELEASES = {True: "previous", False: "present"}
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["of the previous release", "of the present release"])
+@pytest.mark.parametrize(
+    "old",
+    [
+        pytest.param(True, id="of the previous release"),
+        pytest.param(False, id="of the present release", marks=pytest.mark.long),
+    ],
+)
 async def test_messages_and_marks(previous: Path, old_servers: Servers, old: bool) -> None:
     await migrate(old_servers.database_url)
     async with Fleet(old_servers, previous) as fleet:
