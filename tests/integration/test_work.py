@@ -24,7 +24,7 @@ from tests.helpers.queues import client, depth, url_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet import sampling
-from webhookd.authorizenet.synthetic import SyntheticEvent
+from webhookd.authorizenet.synthetic import SyntheticEvent, Value
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent, Retryable
@@ -686,12 +686,12 @@ async def test_the_guides_handler_books_retries_and_gives_up(
 async def test_the_guides_handler_of_a_settlement_marks_the_order(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, registry = written_in(GUIDE / "settlement.md", monkeypatch)
+    (registry,) = written_in(GUIDE / "settlement.md", monkeypatch)
     await connection.execute("CREATE TABLE orders (transaction_id text, settled numeric)")
     await connection.execute("INSERT INTO orders VALUES ('60022194830'), ('60022194831')")
     daemon = await start(registry)
     intake = SyntheticIntake("default", daemon.receipts, tuple(SyntheticType), daemon.metrics.provider)
-    payload = {"id": "60022194830", "entityName": "transaction", "settleAmount": Decimal("19.90")}
+    payload: dict[str, Value] = {"id": "60022194830", "entityName": "transaction", "settleAmount": Decimal("19.90")}
     event = SyntheticEvent(uuid.uuid4(), SyntheticType.SETTLED, "default", "60022194830", None, payload)
     assert await intake.take([event]) == 1
     settled = "SELECT settled FROM orders WHERE transaction_id = '60022194830'"
