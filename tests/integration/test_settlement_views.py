@@ -293,8 +293,8 @@ def _rows_read(node: dict[str, Any]) -> float:
     """Returns how many rows of a table a node reads, those that it leaves out included. Other nodes only pass rows on."""
     if "Relation Name" not in node:
         return 0
-    left_out: float = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
-    return (node["Actual Rows"] + left_out) * node["Actual Loops"]
+    left_out = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    return float((node["Actual Rows"] + left_out) * node["Actual Loops"])
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
