@@ -331,7 +331,7 @@ def test_a_row_that_is_listed_late_is_found_by_the_last_look_and_the_day_is_whol
 
 
 def test_a_last_look_at_a_list_that_lost_rows_and_lacks_what_came_late_is_not_repeated_for_ever() -> None:
-    """It would keep all younger days from their looks."""
+    """Such a look would keep all younger days from their looks."""
     whole = of_day(twice(row("a"), row("b"), own=ledger("a", "b")))
     own = ledger("a", "b", "came late")
     quick = compared(row("a"), own=own, now=LAST, before=Comparison((), (whole,)), complete=False)
