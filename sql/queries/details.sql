@@ -3,7 +3,10 @@
 -- `came`: whether a wait has ended. `noted`: whether the event has a row of a wait. `since`, `waited`: since when, and for how many seconds, it
 -- waits; now and NULL if it does not wait. `asks`: whether a process asks the provider for the account.
 SELECT
-    t.*, d.event_id IS NOT NULL AS noted, d.came_at IS NOT NULL AS came, d.problem, coalesce(w.since, clock_timestamp()) AS since,
+    t.transaction_id, t.version, t.status, t.seen_at, t.next_look_at, t.amount, t.batch_id, t.settled_at, t.submitted_at, t.type,
+    t.ref_transaction_id, t.account_type, t.invoice_number, t.subscription_id, t.payment_number, t.echeck, t.detailed, t.lists_returns,
+    t.returned_items, t.failed_batches, t.listed_in,
+    d.event_id IS NOT NULL AS noted, d.came_at IS NOT NULL AS came, d.problem, coalesce(w.since, clock_timestamp()) AS since,
     extract(epoch FROM clock_timestamp() - w.since)::float8 AS waited,
     coalesce(a.held_until > now(), false) AS asks
 FROM (SELECT) AS one

@@ -23,7 +23,8 @@ from webhookd.process.handlers import Registry
 
 PAYMENT = "net.authorize.payment.authcapture.created"
 (UNINSTALL,) = blocks((GUIDE / "upgrade.md").read_text(), "sql")
-STATEMENTS = [block for page in PAGES for block in blocks(page.read_text(), "sql") if block != UNINSTALL]
+(SHOP,) = blocks((GUIDE / "reconcile.md").read_text(), "sql")  # tests/integration/test_reconcile_command.py runs this query
+STATEMENTS = [block for page in PAGES for block in blocks(page.read_text(), "sql") if block not in (UNINSTALL, SHOP)]
 
 
 def line_of(program: str) -> str:

@@ -70,6 +70,10 @@ async def test_a_command_of_the_guide_does_what_it_says(
     transaction = await connection.fetchval("SELECT entity_id FROM events")
     body = await connection.fetchval("SELECT id::text FROM quarantine")
     here = {"ID": body if " quarantine " in line else event, "60022194830": transaction}
+    await connection.execute(
+        "INSERT INTO webhookd.provider_subscriptions (account, subscription_id, status, status_since, seen_at)"
+        " VALUES ('default', '4415473', 'active', now(), now())"
+    )
     words = [here.get(word, word) for word in shlex.split(line, comments=True)[1:]]
     code, out, err = await webhookd(*words, "--json", folder=servers.folder, **environment(servers, daemon))
     assert (code, err) == (0, "")
@@ -90,6 +94,10 @@ async def test_a_command_of_the_guide_does_what_it_says(
         case ["timeline", "transaction"]:
             assert told["state"] == "captured"
             assert [row["id"] for row in told["events"]] == [event]
+        case ["timeline", "subscription"]:
+            assert told["settlement"]["status"] == "active"
+        case ["timeline", "missed-renewals"]:
+            assert told["renewals"] == []
         case ["refused", "list"]:
             assert told["samples"] == []
         case ["stats", *_]:

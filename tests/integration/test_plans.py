@@ -17,8 +17,17 @@ from webhookd.store.queries import queries
 
 # These queries run in the sessions that handlers use.
 _BESIDE_HANDLERS = {"claim_event", "claim_event_if_free", "mark_processed"}
-# These queries choose by other columns, and `ids` narrows the choice.
-_CHOOSE = {"alert_deaths", "choose_dead", "search_dead", "owe_dead_letters", "search_key", "search_open"}
+# These queries choose by other columns, and ids narrow the choice or find other rows of what was chosen.
+_CHOOSE = {
+    "alert_deaths",
+    "choose_dead",
+    "likely_twins",
+    "owe_dead_letters",
+    "search_dead",
+    "search_key",
+    "search_open",
+    "settled_rows",
+}
 
 
 def looks_up() -> list[str]:
@@ -75,14 +84,26 @@ def test_there_are_such_queries() -> None:
 
 async def test_look_ups_by_id_read_no_index_of_what_waits(little_waits: asyncpg.Connection[Any]) -> None:
     for name in looks_up():
-        # Handlers run in the other sessions, in which webhookd sets nothing of its own.
-        for setting, value in {} if name in _BESIDE_HANDLERS else SESSIONS["short"].items():
-            await little_waits.execute(f"SET {setting} = {value}")
-        text = getattr(queries, name).sql
-        await little_waits.execute(f"PREPARE {name} AS {text}")
-        nothing = ", ".join("NULL" for _ in set(re.findall(r"\$\d+", text)))
-        explained = await little_waits.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE {name} ({nothing})")
-        found = set(scans(json.loads(explained)[0]["Plan"]))
-        await little_waits.execute("RESET ALL; SET plan_cache_mode = force_generic_plan; SET search_path = public, webhookd")
+        found = set(scans(await _plan(little_waits, name)))
         assert found, name
         assert found <= {"ledger_pkey", "work_pkey", *(("ledger_notification_key",) if name == "missing_events" else ())}, name
+
+
+async def test_twins_are_looked_up_by_their_entity(little_waits: asyncpg.Connection[Any]) -> None:
+    plan = json.dumps(await _plan(little_waits, "likely_twins"))
+    assert set(re.findall(r'"Index Name": "(ledger_\w+)"', plan)) == {"ledger_entity"}
+    assert re.search(r'"Index Cond": "\(entity_id = ', plan)
+    assert not re.search(r'"Node Type": "Seq Scan", [^}]*"Relation Name": "(ledger|bodies)', plan)
+
+
+async def _plan(connection: asyncpg.Connection[Any], name: str) -> dict[str, Any]:
+    # Handlers run in the other sessions, in which webhookd sets nothing of its own.
+    for setting, value in {} if name in _BESIDE_HANDLERS else SESSIONS["short"].items():
+        await connection.execute(f"SET {setting} = {value}")
+    text = getattr(queries, name).sql
+    await connection.execute(f"PREPARE {name} AS {text}")
+    nothing = ", ".join("NULL" for _ in set(re.findall(r"\$\d+", text)))
+    explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE {name} ({nothing})")
+    await connection.execute("RESET ALL; SET plan_cache_mode = force_generic_plan; SET search_path = public, webhookd")
+    plan: dict[str, Any] = json.loads(explained)[0]["Plan"]
+    return plan

@@ -109,8 +109,9 @@ async def test_a_node_that_is_lost_is_found_anew_from_the_url(nodes: Cluster, st
 async def test_a_cluster_that_serves_no_slot_counts_as_away_and_the_doctor_says_why(start: Start, servers: Servers) -> None:
     with tempfile.TemporaryDirectory(prefix="webhookd-cluster-") as folder, cluster(Path(folder)) as apart:
         daemon = await start(redis_url=apart.here.url)
+        # On a busy machine, a single try may get no answer in time, and the daemon tries again.
+        await until(lambda: "serves no slot" in str(daemon.idempotency.problem), "the daemon says why")
         assert not daemon.idempotency.up
-        assert "serves no slot" in str(daemon.idempotency.problem)
         finding = await _redis(servers, apart.here.url)
         assert finding.verdict is Verdict.FAILED
         assert "serves no slot" in finding.detail

@@ -271,10 +271,10 @@ _QUERIES = {
     "SELECT * FROM webhookd.sales WHERE account = 'default' AND transaction_id = '505'": 2,
     "SELECT * FROM webhookd.sales WHERE account = 'default' AND transaction_id = ANY('{505,515,525}')": 6,
     "SELECT * FROM webhookd.sales WHERE account = 'default' AND invoice_number = 'i505'": 2,
-    "SELECT * FROM webhookd.sales WHERE account = 'default' AND batch_id = '7'": 1_100,
-    "SELECT * FROM webhookd.sales WHERE account = 'default' AND subscription_id = '7'": 40,
-    "SELECT sum(left_amount) FROM webhookd.sales WHERE account = 'default' AND settled_at > now() - interval '1 day'": 3_200,
-    "SELECT * FROM webhookd.renewals WHERE account = 'default' AND subscription_id = '7'": 40,
+    "SELECT * FROM webhookd.sales WHERE account = 'default' AND batch_id = '7'": 560,
+    "SELECT * FROM webhookd.sales WHERE account = 'default' AND subscription_id = '7'": 20,
+    "SELECT sum(left_amount) FROM webhookd.sales WHERE account = 'default' AND settled_at > now() - interval '1 day'": 1_700,
+    "SELECT * FROM webhookd.renewals WHERE account = 'default' AND subscription_id = '7'": 20,
 }
 
 
@@ -284,9 +284,17 @@ async def test_of_100_000_transactions_a_query_reads_only_what_it_shows(connecti
         explained = await connection.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {query}")
         nodes = list(_nodes(json.loads(explained)[0]["Plan"]))
         assert not [node for node in nodes if node["Node Type"] == "Seq Scan" and "Relation Name" in node], query
-        read = sum(node["Actual Rows"] * node["Actual Loops"] for node in nodes if "Scan" in node["Node Type"])
+        read = sum(_rows_read(node) for node in nodes)
         assert 0 < read <= most, (query, read)
         assert await connection.fetch(query)
+
+
+def _rows_read(node: dict[str, Any]) -> float:
+    """Returns how many rows of a table a node reads, those that it leaves out included. Other nodes only pass rows on."""
+    if "Relation Name" not in node:
+        return 0
+    left_out = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    return float((node["Actual Rows"] + left_out) * node["Actual Loops"])
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

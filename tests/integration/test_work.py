@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ from tests.helpers.queues import client, depth, url_of
 from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from webhookd.authorizenet import sampling
+from webhookd.authorizenet.synthetic import SyntheticEvent, Value
 from webhookd.daemon import Daemon
 from webhookd.dev import traffic
 from webhookd.errors import Permanent, Retryable
@@ -32,7 +34,9 @@ from webhookd.process.handlers import Handler, Registry
 from webhookd.process.retry import Retry
 from webhookd.queue.acks import Acks
 from webhookd.queue.message import EventReference, Message, encode
+from webhookd.settings.synthetic_types import SyntheticType
 from webhookd.store.outbox import Outgoing
+from webhookd.sync.synthetic_intake import SyntheticIntake
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 AUTHCAPTURE = "net.authorize.payment.authcapture.created"
@@ -641,6 +645,7 @@ def test_every_handler_of_the_guide_is_run() -> None:
         ("details.md", 2),  # tests/integration/test_details.py runs these
         ("handlers.md", 2),
         ("receivers.md", 1),  # tests/integration/test_destination_commands.py runs this receiver
+        ("settlement.md", 1),
         ("simulate.md", 1),  # tests/integration/test_simulate.py runs this test
         ("testing.md", 2),  # tests/integration/test_testing_fixtures.py runs these
     ]
@@ -676,6 +681,22 @@ async def test_the_guides_handler_books_retries_and_gives_up(
     told = r"Retryable: the books are closed \[handler .*book_refund at handlers\.md:\d+ in .*\] \(next try in 300\.00 s\)"
     assert re.fullmatch(told, retrying)
     assert await connection.fetchval("SELECT count(*) FROM refunds") == 1
+
+
+async def test_the_guides_handler_of_a_settlement_marks_the_order(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (registry,) = written_in(GUIDE / "settlement.md", monkeypatch)
+    await connection.execute("CREATE TABLE orders (transaction_id text, settled numeric)")
+    await connection.execute("INSERT INTO orders VALUES ('60022194830'), ('60022194831')")
+    daemon = await start(registry)
+    intake = SyntheticIntake("default", daemon.receipts, tuple(SyntheticType), daemon.metrics.provider)
+    payload: dict[str, Value] = {"id": "60022194830", "entityName": "transaction", "settleAmount": Decimal("19.90")}
+    event = SyntheticEvent(uuid.uuid4(), SyntheticType.SETTLED, "default", "60022194830", None, payload)
+    assert await intake.take([event]) == 1
+    settled = "SELECT settled FROM orders WHERE transaction_id = '60022194830'"
+    assert await until(lambda: connection.fetchval(settled), "the order is marked") == Decimal("19.90")
+    assert await connection.fetchval("SELECT count(settled) FROM orders") == 1
 
 
 async def test_the_guides_sender_calls_the_other_system_after_the_commit_without_a_transaction(

@@ -105,7 +105,7 @@ class ReconciliationRoutes:
                 Reconciliation,
                 takes=AccountName,
                 query=Days,
-                problems=(404,),
+                problems=(404, 409),
             )
         ]
 
@@ -116,9 +116,9 @@ class ReconciliationRoutes:
         """
         account, first, last, most = call.path.account, call.query.from_, call.query.to, call.query.most
         if not timedelta(0) <= last - first < timedelta(days=MOST_DAYS):
-            raise Refused(422, f"to: give a day that is not before `from`, and at most {MOST_DAYS} days in all")
+            raise Refused(409, f"to: give a day that is not before `from`, and at most {MOST_DAYS} days in all")
         if not date(1970, 1, 2) <= first <= last <= date(9000, 1, 1):
-            raise Refused(422, "from: give a day of this time")
+            raise Refused(409, "from: give a day of this time")
         days, counts = [], Counter[str]()
         async for one in self._reconciler().days(account, first, last):
             counts.update(finding.kind.value for finding in one.report.findings)

@@ -109,6 +109,7 @@ class Faults:
             values["offset_ignored"] = dice.random() < 0.2
         for name in ("pending_unlisted", "ended_unlisted"):
             values[name] = dice.random() < 0.5
+        values["unlinked_seconds"] = dice.choice((0.0, 5.0))
         return cls(**values)
 
 
