@@ -110,6 +110,16 @@ async def _database(stack: Stack, name: str, template: str | None) -> None:
     await server.close()
 
 
+async def begin_sweep(url: str) -> None:
+    """Writes that an earlier daemon has swept the settlement. Else the first sweep and report come after an hour."""
+    connection = await connect(url)
+    await connection.execute(
+        """INSERT INTO provider_sweeps (account, swept_from, batches_listed_at, unsettled_at, time_zone)
+           VALUES ('default', now() - interval '30 days', now(), now(), 'UTC')"""
+    )
+    await connection.close()
+
+
 async def make_round(daemon: Process, number: int) -> None:
     """Sends one webhook of each type, three sorts of duplicates, one for quarantine, and two that are refused.
 
@@ -167,7 +177,9 @@ async def wait_for_gauges(daemon: Process) -> None:
 
     async def shown() -> bool:
         left = [await daemon.metric(f"webhookd_deliveries_{state}", destination="shop") for state in ("waiting", "dead")]
-        return all(left) and bool(await daemon.metric("webhookd_provider_compared_timestamp_seconds", account="default"))
+        compared = await daemon.metric("webhookd_provider_compared_timestamp_seconds", account="default")
+        names = {name for name, _ in await daemon.metrics()}
+        return all((*left, compared)) and names >= {"webhookd_provider_reports_off", "webhookd_provider_days_not_reconciled"}
 
     await until(shown, "the gauges show what is left", deadline=60, every=0.5)
 
@@ -187,6 +199,7 @@ def observed(stack: Stack, template: str, asked: Simulator) -> Iterator[Observed
     url = urlsplit(stack.database_url)._replace(path=f"/{name}").geturl()
     servers = Servers(url, stack.redis_url, stack.sqs_endpoint_url, name, f"{name}_dead", folder)
     asyncio.run(_database(stack, name, template))
+    asyncio.run(begin_sweep(url))
     (folder / "observed_handlers.py").write_text(HANDLERS)
     shop = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
     threading.Thread(target=shop.serve_forever, daemon=True).start()

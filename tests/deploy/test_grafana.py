@@ -125,6 +125,7 @@ def test_the_rows_are_those_of_an_events_way() -> None:
         "Work",
         "Destinations",
         "Provider",
+        "Settlement",
         "Saturation",
         "Upkeep",
         "Signature keys",

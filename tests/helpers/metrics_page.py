@@ -83,7 +83,7 @@ QUERIES = {
     "webhookd_provider_account_held": "sum by (account) (webhookd_provider_account_held)",
     "webhookd_provider_calls_total": "sum by (account, outcome) (increase(webhookd_provider_calls_total[1h]))",
     "webhookd_provider_synthetic_events_total": "sum by (event_type) (increase(webhookd_provider_synthetic_events_total[1d]))",
-    "webhookd_provider_reports_off": "max by (account) (webhookd_provider_reports_off) == 1",
+    "webhookd_provider_reports_off": "max by (account) (webhookd_provider_reports_off)",
     "webhookd_provider_batches_open": "max by (account) (webhookd_provider_batches_open)",
     "webhookd_provider_swept_timestamp_seconds": "time() - max by (account) (webhookd_provider_swept_timestamp_seconds)",
     "webhookd_provider_compared_timestamp_seconds": "time() - max by (account) (webhookd_provider_compared_timestamp_seconds)",
