@@ -45,6 +45,6 @@ async def test_days_that_the_api_refuses_are_named(start: Start, visit: Visit, c
     daemon = await start(admin_tokens=ANN)
     await keep_two_days(daemon, connection, SALES)
     visitor = await visit(daemon)
-    visitor.expected.add((422, "/webhooks/provider/.*"))
+    visitor.expected.add((409, "/webhooks/provider/.*"))
     page = await visitor.sign_in(ANN["ann"], "#/reconciliation/default?from=2026-06-03&to=2026-06-01")
     await expect(page.get_by_role("alert")).to_contain_text("To: give a day that is not before")

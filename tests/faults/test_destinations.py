@@ -130,7 +130,7 @@ async def program(tmp_path: Path, name: str, text: str) -> Path:
 
 
 @_node
-@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.long)])
 async def test_the_guides_receiver_for_express_gets_each_event(
     servers: Servers, connection: asyncpg.Connection[Any], tmp_path: Path, count: int
 ) -> None:

@@ -145,9 +145,9 @@ async def test_a_failure_from_before_webhookd_had_the_credentials_makes_no_event
 ) -> None:
     own = merchant.till.subscribe(Decimal("9.99"))
     merchant.till.renew(own, "declined", withheld=True)
-    await connection.execute(
-        "UPDATE webhookd.provider_accounts SET compared_from = $1", merchant.clock.now() + timedelta(hours=1)
-    )
+    used_from = merchant.clock.now() + timedelta(hours=1)
+    await connection.execute("UPDATE webhookd.provider_accounts SET compared_from = $1", used_from)
+    await connection.execute("UPDATE webhookd.provider_sweeps SET swept_from = $1", used_from)
     await merchant.passes(4)
     assert await merchant.kinds() == {}
     shown = await connection.fetchrow("SELECT * FROM webhookd.renewals")
