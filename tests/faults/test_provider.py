@@ -106,7 +106,6 @@ def assert_within_the_bucket(provider: Simulator) -> None:
         assert at - times[number] > 1, f"more than {most} calls in a second"
 
 
-@pytest.mark.long
 async def test_a_recovery_goes_on_where_it_was_after_kill_9_at_another_replica_within_a_minute(rig: Rig) -> None:
     count, rounds = (10_000 if rig.long else 300), rig.rounds(1, 3)
     async with providing(rig) as provider:
