@@ -193,3 +193,36 @@ export function copyButton(text, label = "Copy") {
   );
   return node;
 }
+
+/** Returns a table whose rows are lists of cells. A screen that is too narrow shows each row as a card, with the heads as labels. */
+export function table(caption, heads, rows) {
+  return h(
+    "div",
+    { class: "list" },
+    h(
+      "table",
+      { class: "rows" },
+      h("caption", { class: "unseen" }, caption),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map((text) => h("th", { scope: "col" }, text)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((cells) =>
+          h(
+            "tr",
+            {},
+            cells.map((content, i) => h("td", { "data-label": heads[i], class: i === 0 ? "cell-status" : null }, content)),
+          ),
+        ),
+      ),
+    ),
+  );
+}

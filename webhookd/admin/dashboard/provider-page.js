@@ -5,7 +5,7 @@ import { every, h, show } from "./dom.js";
 import { duration, plural, sentence, shortType } from "./format.js";
 import { icon } from "./icons.js";
 import { href } from "./navigation.js";
-import { chip, errorState, facts, section, skeleton, when } from "./parts.js";
+import { chip, errorState, facts, section, skeleton, table, when } from "./parts.js";
 import { PROVIDER } from "./provider.js";
 import { SHOWN, calendar, dayTable, dayWords, legend } from "./provider-days.js";
 import { missedRenewals } from "./settlement.js";
@@ -191,36 +191,7 @@ function comparison(found) {
 }
 
 function list(caption, heads, rows, empty) {
-  if (rows.length === 0) return h("p", { class: "faint" }, empty);
-  return h(
-    "div",
-    { class: "list" },
-    h(
-      "table",
-      { class: "rows" },
-      h("caption", { class: "unseen" }, caption),
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          heads.map((text) => h("th", { scope: "col" }, text)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        rows.map((cells) =>
-          h(
-            "tr",
-            {},
-            cells.map((content, i) => h("td", { "data-label": heads[i], class: i === 0 ? "cell-status" : null }, content)),
-          ),
-        ),
-      ),
-    ),
-  );
+  return rows.length === 0 ? h("p", { class: "faint" }, empty) : table(caption, heads, rows);
 }
 
 function calls(rows) {

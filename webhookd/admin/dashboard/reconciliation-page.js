@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { count, money, plural, sentence } from "./format.js";
 import { icon } from "./icons.js";
 import { go, href, timelineOf } from "./navigation.js";
-import { button, chip, facts, heading, load, section, when } from "./parts.js";
+import { button, chip, facts, heading, load, section, table, when } from "./parts.js";
 import { PROVIDER } from "./provider.js";
 
 const DAY = 86_400_000; // milliseconds
@@ -179,38 +179,6 @@ function totals(day) {
       `Sums of ${day.day}`,
       ["Batch", "Type", "Line", "Sum of the transactions"],
       day.totals.map((row) => [row.batch_id, row.account_type || "not named", row.line, money(row.value)]),
-    ),
-  );
-}
-
-function table(caption, heads, rows) {
-  return h(
-    "div",
-    { class: "list" },
-    h(
-      "table",
-      { class: "rows" },
-      h("caption", { class: "unseen" }, caption),
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          heads.map((text) => h("th", { scope: "col" }, text)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        rows.map((cells) =>
-          h(
-            "tr",
-            {},
-            cells.map((content, i) => h("td", { "data-label": heads[i], class: i === 0 ? "cell-status" : null }, content)),
-          ),
-        ),
-      ),
     ),
   );
 }

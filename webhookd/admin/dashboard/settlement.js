@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { money, plural } from "./format.js";
 import { timelineOf } from "./navigation.js";
-import { facts, section, when } from "./parts.js";
+import { facts, section, table, when } from "./parts.js";
 
 /** Returns the amounts that the settlement adds to those of the events. */
 export function settledAmounts(found) {
@@ -74,7 +74,7 @@ export function missedRenewals(rows, account) {
     row.status ?? "",
   ]);
   const heads = ["Subscription", "Due on", "Amount", "Status"];
-  return section("Renewals that did not come", list("Renewals that did not come, the newest first", heads, lines));
+  return section("Renewals that did not come", table("Renewals that did not come, the newest first", heads, lines));
 }
 
 function missedNote(missed) {
@@ -94,37 +94,5 @@ function payments(rows, link) {
     row.attempts,
     row.last_failure ?? "",
   ]);
-  return list("Payments of this subscription, by their numbers", heads, lines);
-}
-
-function list(caption, heads, lines) {
-  return h(
-    "div",
-    { class: "list" },
-    h(
-      "table",
-      { class: "rows" },
-      h("caption", { class: "unseen" }, caption),
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          heads.map((head) => h("th", { scope: "col" }, head)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        lines.map((cells) =>
-          h(
-            "tr",
-            {},
-            cells.map((cell, i) => h("td", { "data-label": heads[i] }, cell)),
-          ),
-        ),
-      ),
-    ),
-  );
+  return table("Payments of this subscription, by their numbers", heads, lines);
 }
