@@ -327,7 +327,7 @@ async def test_the_queries_of_the_guide_find_what_their_headings_say(database: D
             ("charge", "eCheck", 1, Decimal("20.00")),
             ("charge", None, 1, Decimal("9.00")),
         ],
-        "What is left of each sale": [("1", "INV-42", hundred, thirty, 0, 0, Decimal("70.00"))],
+        "Sales and their refunds": [("1", "INV-42", hundred, thirty, 0, 0, Decimal("70.00"))],
         "Sales that were returned, or refunded too far": [("4", None, NOW, "R01", 0)],
         "Refunds without a sale": [("3", "77", Decimal("5.00"))],
         "Payments of a subscription": [(1, "settled", Decimal("9.00"), 1, None)],
