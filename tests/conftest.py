@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import json
 import os
 import shutil
@@ -60,6 +61,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--faults-long", action="store_true", help="also the fault suite's long cases, and many rounds of the others"
     )
+
+
+def pytest_collection() -> None:
+    gc.disable()  # thousands of tests and modules are made now, and none of them goes
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -117,6 +117,17 @@ def custom_problems(objects: Iterable[Object]) -> list[str]:
     return list(json.loads(done.stdout))
 
 
+def refusal(found: Object, of: str) -> str:
+    """Returns why an API server of Kubernetes `of` refuses the object, unknown fields included; empty if it takes it."""
+    import kubernetes_validate  # type: ignore[import-untyped]  # takes two seconds, which few processes of pytest need
+
+    try:
+        assert kubernetes_validate.validate(found, of, strict=True) == of
+    except kubernetes_validate.ValidationError as error:
+        return str(error)
+    return ""
+
+
 def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:
     """Returns the objects of a kind."""
     return [found for found in objects if found["kind"] == kind]

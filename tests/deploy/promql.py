@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -107,9 +108,10 @@ class Rule:
     labels: frozenset[str] = frozenset()  # labels that the rule itself sets
 
 
-def rules() -> list[Rule]:
+@functools.cache
+def rules() -> tuple[Rule, ...]:
     """Returns every rule, in the file's order."""
-    return [
+    return tuple(
         Rule(
             group["name"],
             rule["expr"],
@@ -121,7 +123,7 @@ def rules() -> list[Rule]:
         )
         for group in yaml.safe_load(RULES.read_text())["groups"]
         for rule in group["rules"]
-    ]
+    )
 
 
 def own_metrics() -> dict[str, set[str]]:

@@ -11,8 +11,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cfnlint.decode import decode  # type: ignore[import-untyped]
-
 ACCOUNT = "123456789012"  # moto's
 REGION = "us-east-1"
 _NOTHING = object()  # AWS::NoValue: removes its property, or its place in a list
@@ -27,6 +25,8 @@ _PSEUDO = {
 
 def read(path: Path) -> Any:
     """Returns the template as an object, its YAML tags as functions."""
+    from cfnlint.decode import decode  # type: ignore[import-untyped]  # takes a second, which few processes of pytest need
+
     template, problems = decode(str(path))
     assert not problems, problems
     return template

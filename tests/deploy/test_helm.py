@@ -9,7 +9,6 @@ import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -94,7 +93,7 @@ def test_kubernetes_and_the_operators_know_every_object(values: str) -> None:
     for found in objects:
         if found["kind"] not in CUSTOM:
             for of in VERSIONS:
-                assert kubernetes_validate.validate(found, of, strict=True) == of
+                assert manifests.refusal(found, of) == ""
         if found["kind"] in ("Deployment", "Job"):
             assert pod_security.violations(template(found)["spec"]) == []
 

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import typer
 
@@ -90,7 +89,7 @@ def default(name: str) -> Any:
 def test_every_object_is_one_that_kubernetes_knows(objects: list[Object], of: str) -> None:
     for found in objects:
         if found["kind"] not in CUSTOM:
-            assert kubernetes_validate.validate(found, of, strict=True) == of
+            assert manifests.refusal(found, of) == ""
 
 
 def test_every_custom_resource_is_one_that_its_operator_knows(objects: list[Object]) -> None:
@@ -108,8 +107,7 @@ def test_an_unknown_field_is_found_and_so_is_a_wrong_value(production: list[Obje
         assert path in problems
     deployment = one(production, "Deployment")
     container(deployment)["lifecycle"]["preStop"]["sleeep"] = {"seconds": 1}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(deployment, VERSIONS[0], strict=True)
+    assert "sleeep" in manifests.refusal(deployment, VERSIONS[0])
 
 
 def test_names_are_unique_and_in_one_namespace(objects: list[Object]) -> None:
@@ -319,7 +317,7 @@ configMapGenerator:
     assert len(roles) == 2
     for found in objects:
         if found["kind"] not in CUSTOM:
-            assert kubernetes_validate.validate(found, VERSIONS[0], strict=True) == VERSIONS[0]
+            assert manifests.refusal(found, VERSIONS[0]) == ""
 
 
 def test_the_migration_runs_first_and_gives_up_on_wrong_settings(objects: list[Object]) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "webhookd"
 TEXTS = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
-MODULES = {path: ast.parse(text) for path, text in TEXTS.items()}
 LONGEST_MODULE, LONGEST_CLASS = 350, 250  # lines
+
+
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Returns the tree of each module by its path."""
+    return {path: ast.parse(text) for path, text in TEXTS.items()}
 
 
 def names_of_asyncpg(module: ast.Module) -> Iterator[str]:
@@ -28,7 +34,7 @@ def _is_odd(alias: ast.alias) -> bool:
 
 
 def test_asyncpg_ends_in_store_but_for_the_type_of_a_row() -> None:
-    taken = {(path, name) for path, module in MODULES.items() for name in names_of_asyncpg(module)}
+    taken = {(path, name) for path, module in modules().items() for name in names_of_asyncpg(module)}
     assert len({path for path, _ in taken if path.startswith("store/")}) > 5
     outside = {(path, name) for path, name in taken if not path.startswith("store/")}
     assert {(path, name) for path, name in outside if name != "Record"} == set()
@@ -40,7 +46,7 @@ def test_no_module_and_no_class_is_too_long() -> None:
     assert {path: length for path, length in lengths.items() if length > LONGEST_MODULE} == {}
     classes = {
         f"{path}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
-        for path, module in MODULES.items()
+        for path, module in modules().items()
         for node in ast.walk(module)
         if isinstance(node, ast.ClassDef)
     }
