@@ -19,7 +19,7 @@ async def test_a_rolling_restart_fails_no_request_loses_nothing_and_doubles_noth
     addresses = [daemon.public_url.removeprefix("http://") for daemon in daemons]
     async with Nginx(tmp_path / "nginx", addresses, trustme.CA()) as nginx:
         rig.through = f"{nginx.http_url}/webhooks/authorize-net"
-        async with rig.load(rate=150):
+        async with rig.load(rate=150 if rig.long else 60):
             for _ in range(rig.rounds(1, 5)):
                 for daemon in daemons:
                     await rig.acknowledged(30)
@@ -39,7 +39,7 @@ async def test_a_replica_that_is_killed_costs_no_request(rig: Rig, tmp_path: Pat
     addresses = [daemon.public_url.removeprefix("http://") for daemon in daemons]
     async with Nginx(tmp_path / "nginx", addresses, trustme.CA()) as nginx:
         rig.through = f"{nginx.http_url}/webhooks/authorize-net"
-        async with rig.load(rate=150):
+        async with rig.load(rate=150 if rig.long else 60):
             for daemon in daemons[: rig.rounds(1, 3)]:
                 await rig.acknowledged(30)
                 await asyncio.to_thread(daemon.end, signal.SIGKILL)
