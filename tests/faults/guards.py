@@ -270,6 +270,13 @@ GUARDS = (
         "test_of_many_real_notifications_none_is_taken_for_the_sample_and_each_is_asked_for_once_at_most[True]",
     ),
     Guard(
+        "a replica that wakes up does not take the account back from the replica that took over",
+        "sql/queries/provider.sql",
+        "WHERE a.holder IS NULL OR a.holder = excluded.holder OR",
+        "WHERE true OR",
+        _PROVIDER_FAULTS + "test_a_replica_that_is_frozen_while_it_takes_notifications_writes_nothing_stale_when_it_wakes_up",
+    ),
+    Guard(
         "a notification that is dated far ahead is taken",
         "webhookd/authorizenet/gaps.py",
         "    return at - now > AHEAD",
