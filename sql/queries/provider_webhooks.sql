@@ -76,11 +76,11 @@ WHERE account = :account AND closes_at <= now() AND (
 ORDER BY opened_at;
 
 -- name: undecided_of_ping(ping, limit)
--- Returns held notifications of a ping that is not decided: one of them may be its sample.
+-- Returns held notifications of a ping that is not decided. One of them may be its sample. The order is that of sample_of_ping.
 SELECT t.id, t.received_at, t.key_fingerprint, t.body
 FROM webhookd.provider_tests t JOIN webhookd.provider_pings p ON p.id = t.ping AND p.account = t.account
 WHERE p.id = :ping::uuid AND p.decided_at IS NULL AND t.body IS NOT NULL
-ORDER BY t.received_at, t.id
+ORDER BY t.webhook_id IS DISTINCT FROM p.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id
 LIMIT :limit;
 
 -- name: decide_ping(id)!

@@ -32,6 +32,11 @@ SELECT bool_and(d.looked_at IS NULL OR d.looked_at <= now()) AND bool_and(d.comp
     AND bool_and(a.compared_to BETWEEN a.compared_from::date AND now()::date)
 FROM provider_days d JOIN provider_accounts a USING (account) WHERE d.day <= now()::date
 """
+_WRITTEN = """
+SELECT day::text AS key, xmin::text, completeness AS state FROM provider_days
+UNION ALL SELECT notification_id, xmin::text, status FROM provider_notifications
+UNION ALL SELECT 'compared', compared_at::text, compared_to::text FROM provider_accounts ORDER BY 1
+"""
 _COUNT = "SELECT sum(listed)::int AS listed, sum(ours)::int AS ours, sum(recovered)::int AS recovered FROM provider_days"
 
 
@@ -134,6 +139,40 @@ async def test_a_recovery_goes_on_where_it_was_after_kill_9_at_another_replica_w
         assert len(fetched) - count <= rounds * _AT_A_KILL, "a kill costs what was in flight"
         assert_within_the_bucket(provider)
         note(rig, made)
+
+
+async def test_a_replica_that_is_frozen_while_it_takes_notifications_writes_nothing_stale_when_it_wakes_up(rig: Rig) -> None:
+    """The lease of the frozen replica ends by PostgreSQL's clock alone: by its own clock, it still has the lease."""
+    count = 300
+    async with providing(rig) as provider:
+        daemons = [await asking(rig, provider) for _ in range(2)]
+        frozen = await until(lambda: holder(daemons), "a replica asks the provider", deadline=60)
+        other = next(one for one in daemons if one is not frozen)
+        made = [one for _ in range(count) for one in provider.make(SALE, withheld=True)]
+        began = len(provider.calls)
+        await until(partial(_called, provider, began + count // 3), "a part is fetched", deadline=300, every=0.001)
+        _send(frozen, signal.SIGSTOP)
+        assert 0 < await in_ledger(rig) < count, "it is frozen in the middle"
+        await rig.connection.execute("UPDATE provider_accounts SET held_until = '-infinity'")
+        await until(lambda: holds(other), "the other replica takes over", deadline=60, every=0.5)
+        assert await check(rig, made) == (count, count)
+        _send(other, signal.SIGSTOP)  # so that whatever changes from now on is a write of the replica that wakes up
+        before = await rig.connection.fetch(_WRITTEN)
+        _send(frozen, signal.SIGCONT)
+        await until(lambda: _given_up(frozen), "it finds that its lease has ended", deadline=60)
+        assert await rig.connection.fetch(_WRITTEN) == before
+        _send(other, signal.SIGCONT)
+        assert await check(rig, made) == (count, count)
+        note(rig, made)
+
+
+def _send(daemon: Process, number: signal.Signals) -> None:
+    assert daemon.process is not None
+    daemon.process.send_signal(number)
+
+
+async def _given_up(daemon: Process) -> bool:
+    return await daemon.metric("webhookd_provider_account_held", account="default") == 0
 
 
 def _called(provider: Simulator, number: int) -> bool:

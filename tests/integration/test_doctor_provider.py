@@ -89,6 +89,16 @@ async def test_a_webhook_that_does_not_work_is_warned_of(
     assert said in found["provider default webhook"].detail
 
 
+async def test_a_webhook_that_cannot_be_read_is_named(simulator: Simulator) -> None:
+    simulator.register(URL)
+    simulator.register("https://other.example.com/x").status = ""
+    found = (await findings(access(simulator, public_url=URL)))["provider default webhook"]
+    assert found.verdict is Verdict.WARNING
+    assert f"{URL} is active" in found.detail
+    assert "cannot read" in found.detail
+    assert "lacks `status`" in found.detail
+
+
 async def test_event_types_that_the_webhook_has_lost_are_named(
     simulator: Simulator, servers: Servers, connection: Connection
 ) -> None:

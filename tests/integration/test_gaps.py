@@ -798,6 +798,30 @@ async def test_a_notification_without_a_date_from_before_the_credentials_is_not_
     assert await shop.ids() == []
 
 
+async def test_a_notification_that_is_dated_far_ahead_is_taken_once(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A young one may be on its way, and this one would be young for years."""
+
+    def change(request: web.Request, got: web.Response) -> web.Response | None:
+        if request.method != "GET" or "/notifications" not in request.path or got.status != 200:
+            return None
+        body = loads(bytes_of(got))
+        for row in body.get("notifications", [body]):
+            row["eventDate"] = "2999-12-31T23:59:59.999"
+        return json(body)
+
+    shop.webhook = provider.register(OTHER_URL)
+    spoil(provider, monkeypatch, change)
+    await shop.open(gap_grace=900, public_url=OTHER_URL)
+    lost = made(provider.make(REFUND, withheld=True))
+    await until(lambda: _equals(shop.processed(), 1), "it is processed", deadline=60)
+    await quiet()
+    assert await shop.ids() == [lost.id]
+    assert len(shop.events) == 1
+    assert await shop.connection.fetchval("SELECT count(*) FROM webhookd.provider_notifications") == 0
+
+
 async def test_an_order_waits_with_the_reason_while_no_webhook_is_known_as_ours(shop: Shop, provider: Simulator) -> None:
     provider.register(OTHER_URL)
     daemon = await shop.open(admin_tokens=ANN)

@@ -244,6 +244,29 @@ async def test_a_real_notification_that_comes_alone_while_a_ping_is_open_is_an_e
     assert await counts(connection) == ((2, 0) if real else (1, 1))
 
 
+@pytest.mark.parametrize("sampled", [True, False])
+async def test_of_many_real_notifications_none_is_taken_for_the_sample_and_each_is_asked_for_once_at_most(
+    sampled: bool, start: Start, connection: Connection
+) -> None:
+    daemon = await start(roles="receive")
+    async with Simulator() as simulator:
+        simulator.register("http://127.0.0.1:9/nobody")
+        access = simulator.access()
+        note([access.keys[0].get_secret_value()])
+        ping = await opened(daemon)
+        for number in range(12):
+            body = orjson.loads(body_of(OURS))
+            body["payload"] = simulator.make(SALE, number=number, withheld=True)[0].payload
+            assert await post(daemon, orjson.dumps(body)) == (200, "test"), "it may be the sample"
+        if sampled:
+            assert await post(daemon, body_of(OURS)) == (200, "test")
+        await records(daemon).close_ping(ping)
+        async with ProviderClient(access, patience=0) as client:
+            await HeldNotifications(records(daemon), daemon.receipts, 14 * 86400, 300, client).decide()
+        assert len(simulator.calls) == (1 if sampled else 12)
+    assert await counts(connection) == (13, 1 if sampled else 0)
+
+
 async def test_a_ping_waits_for_its_sample_though_a_real_notification_came_before(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from tests.helpers.running import KEY
 from tests.helpers.secrets import note
 from tests.helpers.wait import until
 from webhookd.authorizenet.api.client import ProviderClient
-from webhookd.authorizenet.api.errors import CallRejectedError, ProviderUnavailableError
+from webhookd.authorizenet.api.errors import CallRejectedError, ProviderUnavailableError, UnreadableAnswerError
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.authorizenet.signature import fingerprint
 from webhookd.daemon import Daemon
@@ -372,6 +372,89 @@ async def test_a_list_that_is_empty_by_mistake_is_no_missing_webhook(
     monkeypatch.setattr(client, "webhooks", empty)
     await watching.look()
     assert (await state(connection))[0] == "ok"
+
+
+UNREADABLE: list[dict[str, Any]] = [
+    {"webhookId": "a/../b", "status": "active", "url": "https://other.example.com/x", "eventTypes": [SALE]},
+    {"webhookId": "b", "status": "active", "eventTypes": [SALE]},
+    {"webhookId": "b", "url": "https://other.example.com/x", "eventTypes": [SALE]},
+    {"webhookId": "b", "status": "active", "url": "https://other.example.com/x", "eventTypes": {"name": SALE}},
+    {"status": "active"},
+]
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Returns a mapping from a webhook's id to what the provider shows of it."""
+    plain, instead = Registered.shown, dict[str, Any]()
+    monkeypatch.setattr(Registered, "shown", lambda one: instead[one.id] if one.id in instead else plain(one))
+    return instead
+
+
+@pytest.mark.parametrize("row", [*UNREADABLE, None])
+async def test_a_webhook_that_cannot_be_read_hides_no_other_and_nothing_is_changed_on_a_guess(
+    row: Any,
+    daemon: Daemon,
+    client: ProviderClient,
+    simulator: Simulator,
+    connection: Connection,
+    registrar: Registrar,
+    rows: dict[str, Any],
+) -> None:
+    webhook = simulator.register(url_of(daemon))
+    rows[simulator.register("https://other.example.com/x").id] = row
+    watching = guardian(daemon, client, simulator)
+    with structlog.testing.capture_logs() as logs:
+        assert [await watching.look(), await watching.look()] == ["ok", "ok"]
+    said = [line["detail"] for line in logs if line["event"] == "webhookd cannot read a webhook"]
+    assert len(said) == 1, "once"
+    may_be_ours = not isinstance(row, dict) or not row.get("url")
+    webhook.status = "inactive"
+    assert await watching.look() == ("inactive" if may_be_ours else "ok"), "it may be active, and have our URL"
+    assert webhook.status == ("inactive" if may_be_ours else "active")
+    del simulator.account().webhooks[webhook.id]
+    assert await watching.look() == ("unknown" if may_be_ours else "missing")
+    if may_be_ours:
+        assert said[0] in str((await state(connection))[1])
+        before = changing_calls(simulator)
+        for change in (registrar.setup, registrar.create):
+            with pytest.raises(ConflictError, match="cannot read"):
+                await change(url_of(daemon))
+        assert changing_calls(simulator) == before
+
+
+async def test_the_state_of_our_own_webhook_is_not_known_while_it_cannot_be_read(
+    daemon: Daemon,
+    client: ProviderClient,
+    simulator: Simulator,
+    connection: Connection,
+    registrar: Registrar,
+    rows: dict[str, Any],
+) -> None:
+    watching = guardian(daemon, client, simulator)
+    webhook = simulator.register(url_of(daemon))
+    own = webhook.shown()
+    for lost in ({"url": None}, {"status": None}, {"eventTypes": 7}, {"webhookId": "a/b"}, {"webhookId": "a b", "url": 7}):
+        rows.clear()
+        assert await watching.look() == "ok"
+        rows[webhook.id] = own | lost
+        assert await watching.look() == "unknown", lost
+        assert (await state(connection))[0] == "unknown"
+        assert "cannot read" in str((await state(connection))[1])
+        with pytest.raises((ConflictError, UnreadableAnswerError)):
+            await registrar.setup(url_of(daemon))
+    assert changing_calls(simulator) == []
+    assert (await WebhookRecords(daemon.database, "default", "ann").known()).webhook_id == webhook.id
+
+
+async def test_after_a_creation_whose_answer_cannot_be_read_no_second_webhook_is_made(
+    registrar: Registrar, daemon: Daemon, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Registered.shown
+    monkeypatch.setattr(Registered, "shown", lambda one: plain(one) | {"webhookId": "a/b"})
+    with pytest.raises(ConflictError, match="cannot read"):
+        await registrar.setup(url_of(daemon))
+    assert len(registered(simulator)) == 1
 
 
 async def test_an_inactive_webhook_is_healed_and_the_gap_is_closed(

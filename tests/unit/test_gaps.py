@@ -309,7 +309,37 @@ def test_a_whole_day_gets_one_last_look_when_it_is_seven_days_old() -> None:
 def test_a_day_stays_whole_if_the_provider_no_longer_lists_its_old_rows(rows: tuple[HistoryRow, ...], complete: bool) -> None:
     whole = of_day(twice(row("a"), row("b"), own=ledger("a", "b")))
     found = compared(*rows, own=ledger("a", "b"), now=LAST, before=Comparison((), (whole,)), complete=complete)
-    assert of_day(found) == whole._replace(looked_at=LAST), "and no look follows"
+    assert of_day(found) == whole._replace(looked_at=LAST, looks=0)
+
+
+def test_a_last_look_that_finds_fewer_rows_than_before_is_repeated_ever_more_seldom_and_the_day_stays_whole() -> None:
+    whole = of_day(twice(row("a"), row("b"), own=ledger("a", "b")))
+    now, one, at = LAST, whole, list[datetime]()
+    while now < datetime(2027, 1, 5, tzinfo=UTC):
+        if revisits(now.date(), {DAY: one}, now, GRACE):
+            at.append(now)
+            one = of_day(compared(row("a"), own=ledger("a", "b"), now=now, before=Comparison((), (one,)), complete=False))
+            assert one.completeness is Completeness.WHOLE, "two looks have proven it"
+        now += timedelta(minutes=10)
+    waits = [later - earlier for earlier, later in itertools.pairwise(at)]
+    assert waits == sorted(waits)
+    assert waits[0] > timedelta(hours=20)
+    assert 5 < len(at) < 15
+    full = of_day(compared(row("a"), row("b"), own=ledger("a", "b"), now=at[1], before=Comparison((), (one,)), complete=False))
+    assert full.looks == 2
+    assert revisits(at[-1].date(), {DAY: full}, at[-1], GRACE) == (), "the last look"
+    late = [row(name) for name in ("a", "b", "late")]
+    found = compared(*late, own=ledger("a", "b"), now=at[1], before=Comparison((), (one,)), complete=False)
+    assert [one.notification_id for one in found.missing] == ["late"]
+
+
+def test_a_row_that_is_dated_far_ahead_is_missing_at_once_and_no_day_is_whole_without_it() -> None:
+    for ahead, missing in ((timedelta(days=1), []), (timedelta(days=1, seconds=1), ["a"]), (timedelta(days=9000), ["a"])):
+        found = twice(row("a", NOW + ahead), own=ledger())
+        assert [one.notification_id for one in found.missing] == missing
+        assert (of_day(found).completeness is Completeness.WHOLE) == (not missing)
+        own = replace(ledger(), recovered={"a": (NOW + ahead).date()})
+        assert of_day(twice(row("a", NOW + ahead), own=own)).completeness is Completeness.WHOLE
 
 
 def test_a_row_that_is_listed_late_is_found_by_the_last_look_and_the_day_is_whole_again_after_two_more() -> None:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 from pydantic import SecretStr, ValidationError
 
@@ -880,6 +881,21 @@ def test_an_address_that_the_aws_sdk_does_not_use_is_not_refused(env: Any, monke
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://proxy.example.com:4566")
     monkeypatch.setenv("AWS_ENDPOINT_URL_SNS", "http://proxy.example.com:4566")
     load()
+
+
+@pytest.mark.parametrize(("value", "ignored"), [("true", True), ("TRUE", True), ("1", False), ("false", False), ("", False)])
+def test_a_variable_that_the_aws_sdk_ignores_is_not_refused(
+    env: Any, monkeypatch: pytest.MonkeyPatch, value: str, ignored: bool
+) -> None:
+    env(DESTINATIONS__SHOP__URL="eventbridge://shop")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://proxy.example.com:4566")
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", value)
+    session = botocore.session.get_session()
+    assert (session.create_client("events", "us-east-1").meta.endpoint_url[:5] == "https") is ignored, "what the SDK does"
+    if ignored:
+        load()
+    else:
+        assert "AWS_ENDPOINT_URL has http://" in only_problem()
 
 
 def test_a_reload_refuses_the_queue_that_webhookd_uses_until_a_restart(env: Any) -> None:

@@ -7,7 +7,11 @@ A day is whole only after two thorough looks, an hour apart. Both read the list 
 ever found, all of them in the ledger. So one answer with too few rows makes no day whole.
 
 A whole day gets one last look when it is seven days old: the provider may list a notification late. The last look takes away
-no proof. If it finds nothing more, the day stays whole, even if the provider no longer lists such old rows.
+no proof. If it finds nothing more, the day stays whole, even if the provider no longer lists such old rows. But a list that has
+fewer rows than before may be a mistake, so that such a look is not the last one.
+
+A row that is dated more than a day ahead is no young row: its date is wrong. It is taken at once, and until then, it may belong
+to each of the days, as a row without a date may.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ PATIENCE = timedelta(hours=6)  # a day that is over for longer, and not proven, 
 STRAY = timedelta(days=2)  # from this age on, a day that is not known no longer keeps the cursor from later days
 LAST_LOOK = timedelta(days=7)  # the age of a whole day at its last look
 LONGEST = timedelta(days=30)  # after which a day is not looked at again
+AHEAD = timedelta(days=1)  # by which a date may lie ahead: the zone of the history's dates is not known for certain
 _DAY = timedelta(days=1)
 
 
@@ -70,7 +75,8 @@ class Day(NamedTuple):
 
     unlisted: events that webhookd got and the provider does not list. waiting: notifications that are younger than the grace.
     most: the highest number of rows that a look found for the day, those for other webhooks included.
-    looks: the number of thorough looks in a row, after the day's end, that found this number.
+    looks: the number of thorough looks in a row, after the day's end, that found this number. A whole day with 0 needs its last
+        look again.
     looked_at: the time of the last thorough look that counted.
     """
 
@@ -119,10 +125,15 @@ def revisits(cursor: date, earlier: Mapping[date, Day], now: datetime, grace: ti
 
     If a day is not whole, a thorough look is due after an eighth of the day's age: more seldom from day to day, and for at
     most 30 days; if something is missing, after an hour. A whole day needs its last look, which need not be thorough: it
-    proves nothing.
+    proves nothing. If the last look found fewer rows than before, another one follows in the same way.
     """
     days = _days(_today(now) - LONGEST, cursor - _DAY)
     return tuple(day for day in days if day in earlier and _is_due(day, earlier[day], now, grace))
+
+
+def is_ahead(at: datetime, now: datetime) -> bool:
+    """Returns whether a date lies so far ahead that it must be wrong."""
+    return at - now > AHEAD
 
 
 def is_proven(one: Day, now: datetime) -> bool:
@@ -197,7 +208,8 @@ class _Look:
 
     def is_young(self, row: HistoryRow) -> bool:
         """Returns whether the notification may be on its way."""
-        return row.event_date is not None and self._now - row.event_date < self._grace
+        at = row.event_date
+        return at is not None and self._now - at < self._grace and not is_ahead(at, self._now)
 
     def judge(self, day: date, before: Day) -> Day:
         """Returns the result for a day. `before`: its result of the look before this one."""
@@ -205,7 +217,7 @@ class _Look:
         total = self._totals[day]
         thorough = self._history.complete and day not in self._history.moving
         if self._is_old_and_whole(before) and not counts.missing and counts.listed + counts.unlisted <= before.listed:
-            return before._replace(looked_at=self._now)
+            return before._replace(looked_at=self._now, looks=LOOKS if total >= before.most else 0)
         if total < before.most and not thorough and not counts.missing:
             return self._aged(before)  # this look did not read the day's whole list, and tells nothing new but the time
         one = self._with_looks(counts, before, total, thorough=thorough)
@@ -270,8 +282,9 @@ class _Look:
         return Day(day, Completeness.OPEN, listed, ours, recovered, missing, waiting, unreadable, self._unlisted[day])
 
     def _day_of(self, row: HistoryRow) -> date | None:
-        name = row.notification_id
-        return row.event_date.date() if row.event_date else self._ledger.delivered.get(name, self._ledger.recovered.get(name))
+        if row.event_date is not None and not is_ahead(row.event_date, self._now):
+            return row.event_date.date()
+        return self._ledger.delivered.get(row.notification_id, self._ledger.recovered.get(row.notification_id))
 
 
 def _is_due(day: date, before: Day | None, now: datetime, grace: timedelta) -> bool:
@@ -279,7 +292,9 @@ def _is_due(day: date, before: Day | None, now: datetime, grace: timedelta) -> b
     if age < grace:
         return False
     if before is not None and is_proven(before, now):
-        return age >= LAST_LOOK and (before.looked_at is None or before.looked_at < _end(day) + LAST_LOOK)
+        if before.looked_at is None or before.looked_at < _end(day) + LAST_LOOK:
+            return age >= LAST_LOOK
+        return before.looks < LOOKS and now - before.looked_at >= age / 8
     if before is None or before.looked_at is None or before.looked_at > now:  # the clock was put back since
         return True
     soon = 0 < before.looks < LOOKS or before.completeness is Completeness.MISSING

@@ -17,7 +17,7 @@ from webhookd.settings import Role, Settings
 from webhookd.settings.provider import NAMED, ProviderAccess, provider_accesses
 from webhookd.settings.sources import PREFIX
 from webhookd.store.provider_webhooks import Known
-from webhookd.sync.finding import WebhookState, find
+from webhookd.sync.finding import WebhookState, find, unreadable
 
 _TIMEOUT = 5.0  # seconds of a call
 _NAMES = {url: name for name, url in NAMED.items()}
@@ -133,5 +133,7 @@ async def _webhook(client: ProviderClient, access: ProviderAccess, *, known: Kno
         return Verdict.WARNING, f"{found.detail}, or correct {PREFIX}PUBLIC_URL; the account's webhooks: {listed}"
     if found.webhook is None or found.state is not WebhookState.OK:
         return Verdict.WARNING, str(found.detail)
+    if odd := [one for one in webhooks if one.problem]:
+        return Verdict.WARNING, f"{found.webhook.url} is active; {unreadable(odd)}"
     number = len(found.webhook.event_types)
     return Verdict.OK, f"{found.webhook.url} is active, with {number} event type{'' if number == 1 else 's'}"

@@ -132,6 +132,8 @@ def _endpoint(prefix: str, target: Target, settings: Settings) -> tuple[str, str
         return f"{prefix}URL", target.endpoint
     if target.service is Service.SQS and settings.sqs_endpoint_url is not None:
         return "WEBHOOKD_SQS_ENDPOINT_URL", settings.sqs_endpoint_url
+    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":  # as the AWS SDK reads it
+        return "", ""
     for variable in (f"AWS_ENDPOINT_URL_{target.service.upper()}", "AWS_ENDPOINT_URL"):  # the AWS SDK reads them in this order
         if value := os.environ.get(variable):
             return variable, value

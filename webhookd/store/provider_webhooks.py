@@ -198,7 +198,7 @@ class WebhookRecords:
         await self._database.one(queries.decide_ping, id=ping)
 
     async def undecided(self, ping: UUID, limit: int) -> list[Held]:
-        """Returns held notifications of a ping that is not decided: one of them may be its sample."""
+        """Returns held notifications of a ping that is not decided, those first that are most likely its sample."""
         return [Held(*row) for row in await self._database.all(queries.undecided_of_ping, ping=ping, limit=limit)]
 
     async def held(self, ping: UUID, limit: int) -> list[Held]:

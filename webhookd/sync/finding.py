@@ -11,7 +11,7 @@ from webhookd.sync.webhook_url import same_url
 
 
 class WebhookState(StrEnum):
-    """The states of our webhook, the gravest first. `unknown` is the state before the first look."""
+    """The states of our webhook, the gravest first. `unknown`: no look was made yet, or webhookd cannot read the webhook."""
 
     MISSING = "missing"
     URL = "url"
@@ -23,12 +23,16 @@ class WebhookState(StrEnum):
 
 
 class Found(NamedTuple):
-    """Our webhook and its state. `detail` says what is wrong, and what to do. `others`: all other webhooks of the account."""
+    """Our webhook and its state. `detail` says what is wrong, and what to do. `others`: all other webhooks of the account.
+
+    odd: the other webhooks that webhookd cannot read whole and that may have our URL. While there are some, change nothing.
+    """
 
     state: WebhookState
     webhook: Webhook | None
     detail: str | None
     others: tuple[Webhook, ...]
+    odd: tuple[Webhook, ...] = ()
 
 
 def find(
@@ -40,6 +44,7 @@ def find(
     event_types: the types that ours is to have; None if nobody has said so.
     """
     with_url = [one for one in webhooks if url is not None and same_url(one.url, url)]
+    with_url.sort(key=lambda one: one.problem is not None)
     active = [one for one in with_url if is_active(one)]
     by_id = next((one for one in webhooks if one.id == webhook_id), None)
     ours = by_id
@@ -48,6 +53,9 @@ def find(
     elif active and by_id is not None and not is_active(by_id):  # somebody has registered the URL again
         ours = active[0]
     others = tuple(one for one in webhooks if one is not ours)
+    odd = tuple(one for one in others if one.problem and (one in with_url or not (one.url if url is not None else one.id)))
+    if ours is None and odd:
+        return Found(WebhookState.UNKNOWN, None, unreadable(odd), others, odd)
     if ours is None:
         listed = f"{len(webhooks)} other webhooks" if len(webhooks) != 1 else "1 other webhook"
         place = f"with the URL {url}" if url is not None else "that webhookd knows"
@@ -58,12 +66,24 @@ def find(
             others,
         )
     state, detail = _judge(ours, url, active, event_types)
-    return Found(state, ours, detail, others)
+    if ours.problem is not None:
+        return Found(state, None, detail, tuple(webhooks), (ours, *odd))
+    return Found(state, ours, "; ".join(filter(None, (detail, unreadable(odd)))) or None, others, odd)
+
+
+def unreadable(webhooks: Sequence[Webhook]) -> str | None:
+    """Returns which webhooks webhookd cannot read, and what to do; None if there is none."""
+    if not webhooks:
+        return None
+    told = "; ".join(f"{one.id[:64] or 'a webhook without an id'} ({one.problem})" for one in webhooks)
+    return f"webhookd cannot read {told}: correct or delete it in the Merchant Interface (Account, Settings, Webhooks)"
 
 
 def _judge(
     ours: Webhook, url: str | None, active: Sequence[Webhook], event_types: Iterable[str] | None
 ) -> tuple[WebhookState, str | None]:
+    if ours.problem is not None and len(active) < 2:
+        return WebhookState.UNKNOWN, unreadable([ours])
     if url is not None and not same_url(ours.url, url):
         return WebhookState.URL, (
             f"the webhook {ours.id} sends to {ours.url}, and not to {url}: run `webhookd provider setup`, which "

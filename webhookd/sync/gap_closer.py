@@ -184,7 +184,7 @@ class GapCloser:
                 if ours.ids:
                     chosen = sorted(found.missing, key=lambda row: row.event_date is not None and now - row.event_date > _FRESH)
                     left = len(chosen[_MOST:])
-                    await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from))
+                    await self._takeover.take(chosen[:_MOST], ours, books.pings, Span(look.since, young_from, now))
             except ProviderError as error:  # record what the list has shown all the same: the day is not whole
                 failure = error
             books = await self._books(history, look, bounds.webhooks if ours is None else ours.ids)

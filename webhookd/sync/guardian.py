@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from webhookd.authorizenet.api.client import ProviderClient
-from webhookd.authorizenet.api.errors import ProviderError, RecordNotFoundError
+from webhookd.authorizenet.api.errors import ProviderError, RecordNotFoundError, UnreadableAnswerError
+from webhookd.authorizenet.api.operations import ForbiddenCallError
 from webhookd.authorizenet.api.results import Webhook
 from webhookd.authorizenet.notification import EVENT_TYPES
 from webhookd.errors import ConflictError
@@ -14,7 +15,7 @@ from webhookd.settings.provider import ProviderAccess
 from webhookd.store.database import Database
 from webhookd.store.provider_webhooks import Known, WebhookRecords
 from webhookd.store.receipts import Receipts
-from webhookd.sync.finding import Found, WebhookState, find, lacking_types
+from webhookd.sync.finding import Found, WebhookState, find, lacking_types, unreadable
 from webhookd.sync.pings import HeldNotifications, PingFailedError, Sleep
 from webhookd.sync.registration import Registrar
 from webhookd.telemetry.logs import logger
@@ -51,6 +52,7 @@ class Guardian:
         self._heals = heal
         self._healed = healed
         self._noted = noted
+        self._unreadable: str | None = None  # what was logged last of the webhooks that cannot be read
         self._records = WebhookRecords(database, access.account, ACTOR)
         held = HeldNotifications(self._records, receipts, *limits, client)
         self._registrar = Registrar(client, self._records, held, self._tell, sleep=sleep)
@@ -65,14 +67,23 @@ class Guardian:
             detail = "webhookd does not know which webhook is its own: set WEBHOOKD_PUBLIC_URL"
             await self._note(Found(WebhookState.UNKNOWN, None, detail, ()), known)
             return WebhookState.UNKNOWN
-        found = find(await self._client.webhooks(), self._url, known.webhook_id, known.event_types)
-        if found.state is WebhookState.MISSING and known.webhook_id is not None and await self._is_there(known.webhook_id):
-            logger.warning(
-                "the list of webhooks lacks a webhook that is there", account=self._account, webhook=known.webhook_id
-            )
-            return WebhookState.UNKNOWN  # a later look has the whole list
+        webhooks = await self._client.webhooks()
+        self._tell_unreadable([one for one in webhooks if one.problem])
+        found = find(webhooks, self._url, known.webhook_id, known.event_types)
+        if found.state is WebhookState.MISSING and known.webhook_id is not None:
+            try:
+                is_there = await self._is_there(known.webhook_id)
+            except UnreadableAnswerError as error:
+                detail = f"the list of webhooks lacks the webhook {known.webhook_id}, and webhookd cannot read it: {error}"
+                await self._note(found._replace(state=WebhookState.UNKNOWN, detail=detail), known)
+                return WebhookState.UNKNOWN
+            if is_there:
+                logger.warning(
+                    "the list of webhooks lacks a webhook that is there", account=self._account, webhook=known.webhook_id
+                )
+                return WebhookState.UNKNOWN  # a later look has the whole list
         inactive = found.state is WebhookState.INACTIVE
-        if inactive and found.webhook is not None:
+        if inactive and found.webhook is not None and not found.odd:  # one of the odd ones may be active, and have our URL
             found = await self._heal(found, found.webhook, known)
         await self._note(found, known)
         if inactive and found.state is not WebhookState.INACTIVE and self._healed is not None:
@@ -82,9 +93,16 @@ class Guardian:
     async def _is_there(self, webhook_id: str) -> bool:
         try:
             await self._client.webhook(webhook_id)
-        except RecordNotFoundError:
+        except (RecordNotFoundError, ForbiddenCallError):  # no call can ask for an odd id, which an earlier release noted
             return False
         return True
+
+    def _tell_unreadable(self, webhooks: Sequence[Webhook]) -> None:
+        """Logs which webhooks cannot be read, once for each list of them."""
+        detail = unreadable(webhooks)
+        if detail is not None and detail != self._unreadable:
+            logger.warning("webhookd cannot read a webhook", account=self._account, detail=detail)
+        self._unreadable = detail
 
     async def _note(self, found: Found, known: Known) -> None:
         webhook = found.webhook

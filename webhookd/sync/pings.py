@@ -29,7 +29,6 @@ _CALL = 45.0  # seconds for the provider's answer. Then the sample may still be 
 _ARRIVAL = 15.0  # seconds for the sample after the provider's answer
 _LOOK = 0.25  # seconds between two looks for the sample
 _BATCH = 100  # held notifications that one statement releases
-_MOST_ASKED = 5  # held notifications of a ping whose transactions are asked for
 _ASK = 10.0  # seconds for the provider's answer
 _RELEASED = "released: it came while a ping was open"
 _LATE = 10.0  # seconds after the provider's answer, in which a receiver can still be at work on the sample
@@ -80,15 +79,16 @@ class HeldNotifications:
 
         The ids of a sample are made up. So a notification is real if the provider knows its transaction, with its amount.
         A transaction that the provider does not show proves nothing: it may be too new, or the part of the API is off.
+        Only what counts as the sample next is asked for, once: the decision makes events of all others without a question.
         """
-        if self._client is None:
-            return False
-        held = [one for one in await self._records.undecided(ping, _MOST_ASKED) if one.id not in self._asked]
-        real = [one for one in held if await _is_real(one, self._records.account, self._client)]
-        self._asked.update(one.id for one in held if one not in real)
-        if real:
-            await self._release(real)
-        return bool(real)
+        released = False
+        while self._client is not None and (likely := await self._records.undecided(ping, 1)):
+            if likely[0].id in self._asked or not await _is_real(likely[0], self._records.account, self._client):
+                self._asked.add(likely[0].id)
+                break
+            await self._release(likely)
+            released = True
+        return released
 
     async def _release(self, held: Sequence[Held]) -> None:
         account = self._records.account

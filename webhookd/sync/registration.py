@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from webhookd.authorizenet.api.client import ProviderClient
-from webhookd.authorizenet.api.errors import ProviderUnavailableError, RecordNotFoundError
+from webhookd.authorizenet.api.errors import ProviderUnavailableError, RecordNotFoundError, UnreadableAnswerError
+from webhookd.authorizenet.api.operations import ForbiddenCallError
 from webhookd.authorizenet.api.results import Webhook
 from webhookd.errors import ConflictError, NotFoundError
 from webhookd.store.provider_webhooks import Known, Sample, WebhookRecords
-from webhookd.sync.finding import Found, WebhookState, find, is_active, lacking_types
+from webhookd.sync.finding import Found, WebhookState, find, is_active, lacking_types, unreadable
 from webhookd.sync.pings import HeldNotifications, Sleep, ping, wait_for_open_ping
 from webhookd.sync.webhook_url import same_url
 
@@ -96,9 +97,11 @@ class Registrar:
             webhooks = await self._webhooks()
             known = await self._records.known()
             found = find(webhooks, url, known.webhook_id)
-            if found.state is WebhookState.DOUBLED:
-                raise ConflictError(str(found.detail))
             webhook, changes = found.webhook, list[Difference]()
+            # An odd webhook may be active, and have this URL: then another active one would double each event.
+            may_double = found.odd and (webhook is None or found.state is not WebhookState.OK)
+            if found.state is WebhookState.DOUBLED or may_double:
+                raise ConflictError(str(found.detail))
             if webhook is None or found.state is WebhookState.URL:
                 self._warn_of_others(found, url)
                 webhook, made = await self._create(url, event_types)
@@ -182,7 +185,8 @@ class Registrar:
             webhooks = await self._client.webhooks()
             webhook = _chosen(webhooks, identifier)
             if active:
-                self._refuse_second([one for one in webhooks if one is not webhook and is_active(one)], webhook.url)
+                others = [one for one in webhooks if one is not webhook and (is_active(one) or one.problem)]
+                self._refuse_second(others, webhook.url)
             changed, changes = await self._set_active(webhook, active=active)
             if not changes:
                 self._tell(f"the webhook {webhook.id} is {webhook.status}: there is nothing to change")
@@ -212,7 +216,7 @@ class Registrar:
         webhooks = await self._client.webhooks()
         known = (await self._records.known()).webhook_id
         if known is not None and all(one.id != known for one in webhooks):
-            with contextlib.suppress(RecordNotFoundError):
+            with contextlib.suppress(RecordNotFoundError, ForbiddenCallError):  # no call can ask for an odd id
                 return (*webhooks, await self._client.webhook(known))
         return webhooks or await self._client.webhooks()
 
@@ -235,14 +239,16 @@ class Registrar:
         detail = f"url: {url}; event types: {', '.join(types)}"
         try:
             webhook = await self._client.create_webhook(url, types, name=name)
-        except ProviderUnavailableError as error:
-            if not error.sent:
+        except (ProviderUnavailableError, UnreadableAnswerError) as error:
+            if isinstance(error, ProviderUnavailableError) and not error.sent:
                 raise
             # The webhook may be there nevertheless: look before it is made a second time.
-            self._tell("Authorize.Net did not answer: looking whether the webhook is there")
+            self._tell("Authorize.Net gave no answer that webhookd can read: looking whether the webhook is there")
             await self._records.note_change("create", None, f"{detail}; without an answer")
-            listed = [one for one in await self._client.webhooks() if same_url(one.url, url)]
-            webhook = listed[0] if listed else await self._client.create_webhook(url, types, name=name)
+            found = find(await self._client.webhooks(), url)
+            if found.odd or (isinstance(error, UnreadableAnswerError) and found.webhook is None):
+                raise ConflictError(str(found.detail if found.odd else error)) from error
+            webhook = found.webhook or await self._client.create_webhook(url, types, name=name)
         await self._records.note_change("create", webhook.id, detail)
         await self._records.note(_state_of(webhook), webhook.id, None, types)
         self._tell(f"registered the webhook {webhook.id} of {url}, {webhook.status}")
@@ -300,6 +306,8 @@ class Registrar:
 
     def _refuse_second(self, webhooks: Iterable[Webhook], url: str) -> None:
         for one in webhooks:
+            if one.problem and (not one.url or same_url(one.url, url)):
+                raise ConflictError(str(unreadable([one])))
             if same_url(one.url, url):
                 raise ConflictError(
                     f"the webhook {one.id}, which is {one.status}, has the URL {one.url} already, and with a second one each "

@@ -19,6 +19,7 @@ from webhookd.authorizenet.api.errors import (
 )
 from webhookd.authorizenet.api.operations import ForbiddenCallError
 from webhookd.authorizenet.api.results import HistoryRow, PastNotification
+from webhookd.authorizenet.gaps import is_ahead
 from webhookd.authorizenet.notification import parse
 from webhookd.errors import UnusableError
 from webhookd.event import HISTORY
@@ -57,10 +58,16 @@ class Span(NamedTuple):
     """The time of the notifications that may be taken, by their eventDate.
 
     since: older ones are not webhookd's business. until: younger ones may be on their way.
+    now: ones that are dated far ahead of this time have a wrong date, and are taken.
     """
 
     since: datetime
     until: datetime
+    now: datetime
+
+    def has(self, at: datetime) -> bool:
+        """Returns whether a notification with this date may be taken."""
+        return self.since <= at <= self.until or is_ahead(at, self.now)
 
 
 class Takeover:
@@ -105,7 +112,7 @@ class Takeover:
         ours, only = set(known) | await self._gaps.seen_webhooks(), False
         if self._url is not None:
             registered = await self._client.webhooks()
-            ours |= {one.id for one in registered if same_url(one.url, self._url)}
+            ours |= {one.id for one in registered if one.id and same_url(one.url, self._url)}
             only = bool(registered) and all(one.id in ours for one in registered)
         if ours - known:
             await self._gaps.note_webhooks(ours)
@@ -170,7 +177,7 @@ class Takeover:
         at = row.event_date or notification.event_date
         if at is None:
             return _refused(row, "neither the list nor the notification has a date that can be read")
-        if at < span.since or at > span.until:
+        if not span.has(at):
             return _refused(row, "not to be taken, or not yet", status="seen")._replace(event_date=at)
         if (problem := self._problem(found, at, pings)) is not None:
             return _refused(row, problem)

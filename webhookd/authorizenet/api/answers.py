@@ -15,7 +15,7 @@ from webhookd.authorizenet.body import load
 # this end is never shown.
 _LONGEST = 100_000
 _LONGEST_FIELD = 4096  # characters of a text in an answer
-_LONGEST_ID = 200  # characters; as in a webhook's body
+LONGEST_ID = 200  # characters; as in a webhook's body
 # Neither PostgreSQL nor UTF-8 takes all of these, and no id, name or URL has them.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
@@ -153,8 +153,8 @@ def required(fields: Mapping[str, Any], name: str) -> str:
 
 def required_id(fields: Mapping[str, Any], name: str) -> str:
     """Returns an id that must be there. Raises UnreadableError, also if an index could not hold the id."""
-    if len(found := required(fields, name)) > _LONGEST_ID:
-        raise UnreadableError(f"`{name}` has more than {_LONGEST_ID} characters")
+    if len(found := required(fields, name)) > LONGEST_ID:
+        raise UnreadableError(f"`{name}` has more than {LONGEST_ID} characters")
     return found
 
 

@@ -89,6 +89,11 @@ REST: Mapping[str, Rest] = MappingProxyType(
 _ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # an id with a slash or dots would lead to another path
 
 
+def is_id(text: str) -> bool:
+    """Returns whether a text can be the id in the path of a call of the REST API."""
+    return _ID.fullmatch(text) is not None
+
+
 def json_body(name: str, fields: Mapping[str, Any], credentials: tuple[str, str] | None) -> bytes:
     """Returns the body of a call of the JSON API, with its keys in the order that the provider demands.
 
@@ -132,6 +137,6 @@ def rest_path(name: str, identifier: str | None = None) -> tuple[str, str]:
     call = REST.get(name)
     if call is None:
         raise ForbiddenCallError(f"{name[:80]!r} is no call of webhooks and their history: it is not sent")
-    if ("{}" in call.path) != (identifier is not None) or (identifier is not None and not _ID.fullmatch(identifier)):
+    if ("{}" in call.path) != (identifier is not None) or (identifier is not None and not is_id(identifier)):
         raise ForbiddenCallError(f"{name}: the id is missing, or has a character that no id has: the call is not sent")
     return call.method, call.path.format(identifier)

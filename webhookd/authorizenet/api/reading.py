@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from webhookd.authorizenet.api.answers import (
+    LONGEST_ID,
     UnreadableError,
     entries,
     entry,
@@ -19,6 +20,7 @@ from webhookd.authorizenet.api.answers import (
     rows,
     text,
 )
+from webhookd.authorizenet.api.operations import is_id
 from webhookd.authorizenet.api.results import (
     Batch,
     BatchStatistic,
@@ -51,9 +53,11 @@ def webhook(fields: Any) -> Webhook:
     types = fields.get("eventTypes") or []
     if not isinstance(types, list) or not all(isinstance(one, str) for one in types):
         raise UnreadableError("`eventTypes` of a webhook is no list of texts")
+    if not is_id(identifier := required_id(fields, "webhookId").lower()):
+        raise UnreadableError("`webhookId` has a character that no id has, or is too long")
     status = required(fields, "status").lower()
     return Webhook(
-        required_id(fields, "webhookId").lower(),
+        identifier,
         required(fields, "url"),
         status,
         tuple(map(canonical, types)),
@@ -62,10 +66,19 @@ def webhook(fields: Any) -> Webhook:
 
 
 def webhooks(answer: Any) -> tuple[Webhook, ...]:
-    """Reads the list of webhooks."""
+    """Reads the list of webhooks. A row that cannot be read whole gets its `problem`: it must not hide the others."""
     if not isinstance(answer, list):
         raise UnreadableError("the answer is no list")
-    return tuple(map(webhook, answer))
+    return tuple(map(_listed_webhook, answer))
+
+
+def _listed_webhook(row: Any) -> Webhook:
+    try:
+        return webhook(row)
+    except UnreadableError as error:
+        fields = row if isinstance(row, dict) else {}
+        identifier, url, status = (text(fields.get(name)) or "" for name in ("webhookId", "url", "status"))
+        return Webhook(identifier[:LONGEST_ID].lower(), url, status.lower(), (), problem=str(error))
 
 
 def event_types(answer: Any) -> tuple[str, ...]:

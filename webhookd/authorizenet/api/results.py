@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 
 
 class Webhook(NamedTuple):
-    """A webhook, as it is registered. `status` is `active` or `inactive`; no field says why, or since when."""
+    """A webhook, as it is registered. `status` is `active` or `inactive`; no field says why, or since when.
+
+    problem: why webhookd cannot read this row of the list of webhooks. Then the other fields are empty if they are unreadable.
+    """
 
     id: str  # in lower case
     url: str
     status: str
     event_types: tuple[str, ...]
     name: str | None = None
+    problem: str | None = None
 
 
 class HistoryRow(NamedTuple):

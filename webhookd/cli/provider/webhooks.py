@@ -55,6 +55,7 @@ def list_(account: Account = "default", folder: Folder = FOLDER, as_json: Json =
     async def work(session: Session) -> tuple[str | None, tuple[Webhook, ...]]:
         return session.access.public_url, await session.client.webhooks()
 
+    from webhookd.sync.finding import unreadable
     from webhookd.sync.webhook_url import same_url
 
     url, found = with_account(account, folder, work)
@@ -68,6 +69,8 @@ def list_(account: Account = "default", folder: Folder = FOLDER, as_json: Json =
         )
         table(("webhook", "status", "URL", "event types", "ours", "name"), lines, right=(3,), whole=True)
     say(number_of(len(found), "webhook"))
+    if odd := unreadable([one for one in found if one.problem]):
+        say(odd)
 
 
 @app.command()
@@ -232,6 +235,7 @@ def as_fields(webhook: Webhook) -> dict[str, Any]:
         "status": webhook.status,
         "name": webhook.name,
         "event_types": list(webhook.event_types),
+        "problem": webhook.problem,
     }
 
 
