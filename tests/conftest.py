@@ -45,6 +45,9 @@ pytest_plugins = ["pytester", "tests.helpers.groups", "tests.helpers.rerun", "te
 # A copy of the example runs as a project of its own (tests/integration/test_testing_fixtures.py).
 collect_ignore = ["example_shop"]
 
+# The tests of these folders run last, in this order. They are short, so all processes of pytest end at about the same time.
+_LAST = ("contract", "integration", "unit")
+
 NO_CHROMIUM = "no chromium; apt install chromium"
 NO_FIREFOX = "no Firefox; apt install firefox-esr"
 
@@ -78,6 +81,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # If a client's connection is reset in the middle of a request, aiohttp leaves a task's exception unread.
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
             item.add_marker(pytest.mark.timeout(900))
+    items.sort(key=lambda item: next((turn for turn, name in enumerate(_LAST) if name in item.path.parts), -1))
     if config.getoption("--faults-long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]
