@@ -211,7 +211,8 @@ class SettlementStory:
             stored.listed_in,
         )
         assert found == wanted, (self.seed, one)
-        if one.is_refund:
+        # A list does not show that a voided transaction was a refund, and no details are asked for where no money is.
+        if one.is_refund and (facts.detailed or one.status not in ("voided", "declined", "generalError", "communicationError")):
             assert (facts.type, facts.ref_transaction_id) == (one.type, one.ref_id), (self.seed, one)
 
     async def _check_events(self) -> None:
