@@ -19,7 +19,7 @@ CREATE TABLE webhookd.provider_transactions (
     account_type       text,
     invoice_number     text,
     subscription_id    text,
-    payment_number     integer,
+    payment_number     bigint,
     echeck             boolean     NOT NULL DEFAULT false,
     detailed           boolean     NOT NULL DEFAULT false,
     lists_returns      boolean     NOT NULL DEFAULT false,
@@ -77,6 +77,8 @@ CREATE TABLE webhookd.provider_sweeps (
     swept_from        timestamptz NOT NULL,
     batches_listed_at timestamptz,
     unsettled_at      timestamptz,
+    asked             integer     NOT NULL DEFAULT 0,
+    asked_at          timestamptz,
     subscriptions_at  timestamptz,
     subscription_lists integer NOT NULL DEFAULT 0,
     begun_at          timestamptz NOT NULL DEFAULT now(),
@@ -85,7 +87,9 @@ CREATE TABLE webhookd.provider_sweeps (
 );
 COMMENT ON COLUMN webhookd.provider_sweeps.swept_from IS 'Batches that settled earlier are not looked at, unless an operator orders it.';
 COMMENT ON COLUMN webhookd.provider_sweeps.batches_listed_at IS 'When the batches were last listed, and all of them were recorded.';
-COMMENT ON COLUMN webhookd.provider_sweeps.unsettled_at IS 'When the unsettled and the held transactions were last listed to the end.';
+COMMENT ON COLUMN webhookd.provider_sweeps.unsettled_at IS 'When the unsettled transactions were last listed to the end.';
+COMMENT ON COLUMN webhookd.provider_sweeps.asked IS 'How many questions of the present day were answered; 0: all of them.';
+COMMENT ON COLUMN webhookd.provider_sweeps.asked_at IS 'When a question of the day was last asked, with or without an answer.';
 COMMENT ON COLUMN webhookd.provider_sweeps.subscriptions_at IS 'When the subscriptions were last listed to the end.';
 COMMENT ON COLUMN webhookd.provider_sweeps.subscription_lists IS 'How many lists of subscriptions were read since then.';
 COMMENT ON COLUMN webhookd.provider_sweeps.begun_at IS 'When the first sweep began.';

@@ -54,15 +54,17 @@ WHERE d.account = :account AND d.came_at IS NULL AND d.transaction_id = ANY(ARRA
 -- name: wake_for_details(ids)!
 -- Records that the details have come, and has the work of these events sent at once. Run it after the facts are stored.
 -- The statement skips work that a worker holds: that attempt may have read before the facts were stored, and then waits anew. Such an event
--- stays wanted. It leaves alone the delay of work that has failed since it began to wait, and work whose message is on its way.
+-- stays wanted, and the provider is asked again in 15 s, but not each time the role `sync` looks. It leaves alone the delay of work that has failed since it began to wait, and work whose message is on its way.
 WITH waiting AS MATERIALIZED (
     SELECT event_id FROM webhookd.work
     WHERE event_id = ANY(:ids::uuid[]) AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
     ORDER BY event_id
     FOR UPDATE SKIP LOCKED
 ), came AS (
-    UPDATE webhookd.details_wanted SET came_at = now(), problem = NULL
-    WHERE event_id = ANY(ARRAY(SELECT event_id FROM waiting)) AND came_at IS NULL
+    UPDATE webhookd.details_wanted
+    SET came_at = CASE WHEN event_id = ANY(ARRAY(SELECT event_id FROM waiting)) THEN now() END,
+        problem = NULL, next_try_at = now() + interval '15 seconds'
+    WHERE event_id = ANY(:ids::uuid[]) AND came_at IS NULL
     RETURNING event_id, attempts
 )
 UPDATE webhookd.work w SET due = now()

@@ -21,7 +21,7 @@ SELECT
 FROM jsonb_to_recordset(:facts::jsonb) AS r (
     transaction_id text, version integer, status text, state text, seen_at timestamptz, next_look_at timestamptz, amount numeric,
     batch_id text, settled_at timestamptz, submitted_at timestamptz, type text, ref_transaction_id text, account_type text,
-    invoice_number text, subscription_id text, payment_number integer, echeck boolean, detailed boolean, lists_returns boolean,
+    invoice_number text, subscription_id text, payment_number bigint, echeck boolean, detailed boolean, lists_returns boolean,
     returned_items jsonb, failed_batches text[], listed_in text[]
 )
 ORDER BY transaction_id

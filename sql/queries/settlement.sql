@@ -6,15 +6,16 @@ WITH begun AS (
     WHERE NOT EXISTS (SELECT FROM webhookd.provider_sweeps WHERE account = :account)
     ORDER BY 2
     ON CONFLICT DO NOTHING
-    RETURNING swept_from, batches_listed_at, unsettled_at, swept_at, begun_at
+    RETURNING swept_from, batches_listed_at, unsettled_at, asked, asked_at, swept_at, begun_at
 )
 SELECT *, true AS is_new FROM begun
 UNION ALL
-SELECT swept_from, batches_listed_at, unsettled_at, swept_at, begun_at, false FROM webhookd.provider_sweeps WHERE account = :account;
+SELECT swept_from, batches_listed_at, unsettled_at, asked, asked_at, swept_at, begun_at, false FROM webhookd.provider_sweeps WHERE account = :account;
 
 -- name: note_batches(account, batches, at, listed)!
 -- Records batches that the provider lists, a JSON array, before their transactions are read. A batch whose state or sums have changed is to
--- be read again: its time of the last look stays, and it is open. `listed`: all batches up to `at` are among these.
+-- be read again: its time of the last look stays, and it is open. A time or sums that the list lacks are no change: the batch's own
+-- statistics may have had them. `listed`: all batches up to `at` are among these.
 WITH noted AS (
     INSERT INTO webhookd.provider_batches AS b (
         account, batch_id, settlement_state, settled_at, payment_method, statistics, reasons, first_at
@@ -25,10 +26,12 @@ WITH noted AS (
     )
     ORDER BY batch_id
     ON CONFLICT (account, batch_id) DO UPDATE SET
-        settlement_state = excluded.settlement_state, settled_at = excluded.settled_at, payment_method = excluded.payment_method,
-        statistics = excluded.statistics, reasons = excluded.reasons, changed = true
-    WHERE (b.settlement_state, b.settled_at, b.statistics)
-        IS DISTINCT FROM (excluded.settlement_state, excluded.settled_at, excluded.statistics)
+        settlement_state = excluded.settlement_state, settled_at = coalesce(excluded.settled_at, b.settled_at),
+        payment_method = coalesce(excluded.payment_method, b.payment_method),
+        statistics = coalesce(nullif(excluded.statistics, '[]'), b.statistics), reasons = excluded.reasons, changed = true
+    WHERE (b.settlement_state, b.settled_at, b.statistics) IS DISTINCT FROM (
+        excluded.settlement_state, coalesce(excluded.settled_at, b.settled_at), coalesce(nullif(excluded.statistics, '[]'), b.statistics)
+    )
 )
 UPDATE webhookd.provider_sweeps SET batches_listed_at = :at WHERE account = :account AND :listed;
 
@@ -69,9 +72,16 @@ WHERE b.account = :account AND b.batch_id = r.batch_id;
 -- name: count_open_batches(account)$
 SELECT count(*) FROM webhookd.provider_batches WHERE account = :account AND (reasons <> '{}' OR looked_at IS NULL);
 
--- name: note_unsettled(account, at, time_zone)!
--- Records that the unsettled and the held transactions were listed to the end.
-UPDATE webhookd.provider_sweeps SET unsettled_at = :at, time_zone = coalesce(:time_zone, time_zone) WHERE account = :account;
+-- name: note_question(account, at)!
+-- Records that a question of the day is asked now.
+UPDATE webhookd.provider_sweeps SET asked_at = :at WHERE account = :account;
+
+-- name: note_answer(account, asked, unsettled_at, time_zone)!
+-- Records that a question of the day was answered. `asked`: how many were; 0: all. `unsettled_at`: when the unsettled transactions were
+-- listed to the end, if this was the question.
+UPDATE webhookd.provider_sweeps
+SET asked = :asked, unsettled_at = coalesce(:unsettled_at, unsettled_at), time_zone = coalesce(:time_zone, time_zone)
+WHERE account = :account;
 
 -- name: note_swept(account, at)!
 -- Records that a sweep has ended: nothing more was to be read.

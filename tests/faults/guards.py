@@ -61,6 +61,7 @@ _CLI = "tests/integration/test_cli.py::"
 _RECONCILING = "tests/integration/test_reconciling.py::"
 _RECONCILE = "tests/integration/test_reconcile_command.py::"
 _SETTLEMENT = "tests/integration/test_settlement_sweep.py::"
+_TURNS = "tests/integration/test_sweep_turns.py::"
 _TESTING = "tests/integration/test_testing.py::"
 _RELOAD = "tests/integration/test_reload.py::"
 _DESTINATIONS = "tests/integration/test_destinations.py::"
@@ -186,8 +187,8 @@ GUARDS = (
     Guard(
         "an event that a worker holds at the wake stays wanted, since its worker may have read before the facts were stored",
         "sql/queries/details.sql",
-        "    WHERE event_id = ANY(ARRAY(SELECT event_id FROM waiting)) AND came_at IS NULL\n",
-        "    WHERE event_id = ANY(:ids::uuid[]) AND came_at IS NULL\n",
+        "CASE WHEN event_id = ANY(ARRAY(SELECT event_id FROM waiting)) THEN now() END",
+        "now()",
         f"{_DETAILS}test_an_event_that_a_worker_holds_at_the_wake_stays_wanted",
     ),
     Guard(
@@ -203,6 +204,13 @@ GUARDS = (
         "return not facts.settlement.is_open or facts.seen_at >= received_at",
         "return True",
         "tests/unit/test_details.py::test_stored_facts_serve_an_event_if_they_are_details_and_no_older_than_the_event",
+    ),
+    Guard(
+        "final facts from before a synthetic event do not serve it: the event is committed first",
+        "webhookd/authorizenet/details.py",
+        "event_type == _RETURNED and not facts.returned_items",
+        "False",
+        "tests/unit/test_details.py::test_facts_without_the_return_do_not_serve_the_event_of_a_return",
     ),
     Guard(
         "an event that is not about a transaction does not wait for details for ever",
@@ -803,6 +811,20 @@ GUARDS = (
         "if sweep.is_new:",
         "if False:",
         "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+    ),
+    Guard(
+        "a process that starts anew each hour reads all lists of the day",
+        "webhookd/sync/settlement_sweep.py",
+        "list(_Daily)[sweep.asked :]",
+        "list(_Daily)[:1]",
+        _TURNS + "test_a_process_that_starts_anew_each_hour_reads_each_list_of_the_day",
+    ),
+    Guard(
+        "a batch that the provider does not know any more holds up no other",
+        "webhookd/sync/settlement_sweep.py",
+        "except (ListMovedError, *_NO_ANSWER) as error:",
+        "except ListMovedError as error:",
+        _TURNS + "test_a_batch_that_the_provider_does_not_know_any_more_holds_up_no_other",
     ),
     Guard(
         "an eCheck is asked for again on the days on which its return may come",

@@ -116,9 +116,12 @@ class SettlementStory:
             simulator.sweep = self._maybe
             await story(simulator, self._days, seed=self.seed, sales=self._sales, account=self.account)
             simulator.sweep, self._cuts = None, 0.0
+            holds_end = self.clock.now() + 2 * self.own.rules.held_ends
             ends = self.clock.now() + AFTER
             while self.clock.now() < ends:
-                self.clock.advance(timedelta(hours=self._dice.choice((6, 30, 55))).total_seconds())
+                # A hold is too long after three days and ends after five: a pause of 55 hours could skip all looks between.
+                hours = (6, 30) if self.clock.now() < holds_end else (6, 30, 55)
+                self.clock.advance(timedelta(hours=self._dice.choice(hours)).total_seconds())
                 simulator.account(self.account)
                 await self._whole()
             for _ in range(4):  # a run reads one of the lists
@@ -211,7 +214,8 @@ class SettlementStory:
             stored.listed_in,
         )
         assert found == wanted, (self.seed, one)
-        if one.is_refund:
+        # A list does not show that a voided transaction was a refund, and no details are asked for where no money is.
+        if one.is_refund and (facts.detailed or one.status not in ("voided", "declined", "generalError", "communicationError")):
             assert (facts.type, facts.ref_transaction_id) == (one.type, one.ref_id), (self.seed, one)
 
     async def _check_events(self) -> None:

@@ -94,6 +94,9 @@ class Shop:
             "WHERE w.status = 'retrying' AND d.came_at IS NULL"
         )
 
+    def asked(self) -> list[str]:
+        return [call.name for call in self.provider.calls if call.name == "getTransactionDetailsRequest"]
+
     async def only_details(self) -> Details:
         await until(self.processed, "the event is processed", deadline=60)
         assert await self.effects() == [1]
@@ -330,8 +333,10 @@ async def test_an_event_that_a_worker_holds_at_the_wake_stays_wanted(make_shop: 
     await shop.connection.execute("SELECT FROM webhookd.work WHERE event_id = $1 FOR UPDATE", row["event_id"])
     answered = "SELECT count(*) FROM webhookd.provider_transactions"
     await until(lambda: shop.connection.fetchval(answered), "the facts are stored", deadline=30)
-    await asyncio.sleep(1)  # time in which a wake could hide the event
+    asked = len(shop.asked())
+    await asyncio.sleep(5)  # time in which a wake could hide the event, and the provider be asked twice more
     assert await shop.waiting() is not None
+    assert len(shop.asked()) == asked, "the provider is not asked again at once"
     await transaction.commit()
     await shop.only_details()
 

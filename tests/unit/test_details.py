@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from webhookd import Details
-from webhookd.authorizenet.api.results import SubscriptionPayment, Transaction
+from webhookd.authorizenet.api.results import ReturnedItem, SubscriptionPayment, Transaction
 from webhookd.authorizenet.details import are_good_for, can_have_details, details_of, missing_part, transaction_of
 from webhookd.authorizenet.notification import EVENT_TYPES, PREFIX
 from webhookd.authorizenet.settlement import Facts
@@ -19,6 +20,7 @@ from webhookd.event import Event, Status, give_details, missed_details
 from webhookd.process.decision import GiveUp
 from webhookd.process.details import LIMIT, EventDetails, missing, wait_or_give_up
 from webhookd.process.handlers import Registry
+from webhookd.settings.synthetic_types import SyntheticType
 from webhookd.store.details import Known
 from webhookd.store.event_store import Claimed
 from webhookd.testing import MisuseError, event
@@ -80,6 +82,27 @@ def test_stored_facts_serve_an_event_if_they_are_details_and_no_older_than_the_e
     assert not are_good_for(facts(detailed=False), SALE, NOW), "a list has no type"
     assert are_good_for(facts("settledSuccessfully"), SALE, NOW + second), "a final state"
     assert not are_good_for(facts("authorizedPendingCapture"), CAPTURE, NOW), "an answer from before the capture"
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [
+        (SyntheticType.SETTLED, "settlementError", "settledSuccessfully"),
+        (SyntheticType.REFUND_SETTLED, "settlementError", "refundSettledSuccessfully"),
+        (SyntheticType.SETTLEMENT_FAILED, "generalError", "settlementError"),
+        (SyntheticType.SETTLEMENT_FAILED, "voided", "settledSuccessfully"),
+        (SyntheticType.EXPIRED, "declined", "expired"),
+    ],
+)
+def test_final_facts_from_before_a_synthetic_event_do_not_serve_it(kind: SyntheticType, before: str, after: str) -> None:
+    assert not are_good_for(facts(before), kind, NOW)
+    assert are_good_for(facts(after), kind, NOW)
+
+
+def test_facts_without_the_return_do_not_serve_the_event_of_a_return() -> None:
+    settled = facts("settledSuccessfully")
+    assert not are_good_for(settled, SyntheticType.RETURNED, NOW)
+    assert are_good_for(replace(settled, returned_items=(ReturnedItem("9", NOW, "R03"),)), SyntheticType.RETURNED, NOW)
 
 
 def test_an_answer_lacks_a_subscription_only_if_it_is_a_recurring_charge() -> None:

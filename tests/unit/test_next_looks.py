@@ -82,3 +82,11 @@ def test_a_return_that_a_list_shows_is_asked_for_at_once() -> None:
     assert next_look(replace(check(2), next_look_at=NOW + DAY), listed, NOW, alone=False) == NOW
     named = check(2, lists_returns=True, returned_items=(ReturnedItem("9", NOW, "R01"),))
     assert next_look(listed, named, NOW, alone=True) == NOW + DAY
+
+
+@pytest.mark.parametrize("status", ["authorizedPendingCapture", "refundSettledSuccessfully", "settlementError"])
+def test_a_transaction_without_any_time_of_its_own_is_not_asked_for_for_ever(status: str) -> None:
+    """The provider does not know it any more, so its last look stays."""
+    undated = facts(status, submitted_at=None)
+    assert next_look(undated, undated, NOW + DAY, alone=True) is not None
+    assert next_look(undated, undated, NOW + 181 * DAY, alone=True) is None

@@ -13,10 +13,11 @@ from typing import Any
 
 from webhookd.authorizenet.api.results import ReturnedItem, Transaction
 from webhookd.authorizenet.notification import PREFIX
-from webhookd.authorizenet.settlement import Facts
+from webhookd.authorizenet.settlement import Facts, State
 
 _PAYMENT = f"{PREFIX}payment."
-_OF_TRANSACTIONS = (_PAYMENT, "webhookd.transaction.")  # the beginnings of the types whose entity is a transaction
+_SYNTHETIC = "webhookd.transaction."
+_OF_TRANSACTIONS = (_PAYMENT, _SYNTHETIC)  # the beginnings of the types whose entity is a transaction
 _MOST_DIGITS = 40  # of a transaction's id
 PATIENCE = 600.0  # seconds for which a part that an answer lacks is asked for again
 # The statuses that an answer cannot have any more after an event: such an answer is older than the event.
@@ -26,6 +27,14 @@ _BEFORE = {
     f"{_PAYMENT}fraud.approved": frozenset({"FDSPendingReview", "FDSAuthorizedPendingReview"}),
     f"{_PAYMENT}fraud.declined": frozenset({"FDSPendingReview", "FDSAuthorizedPendingReview"}),
 }
+# Synthetic events are committed before the facts that they report. So the stored facts may be final, and yet too old.
+_REPORTED = {
+    f"{_SYNTHETIC}settled": State.SETTLED,
+    f"{_SYNTHETIC}refund_settled": State.REFUND_SETTLED,
+    f"{_SYNTHETIC}settlement_failed": State.SETTLEMENT_FAILED,
+    f"{_SYNTHETIC}expired": State.EXPIRED,
+}
+_RETURNED = f"{_SYNTHETIC}returned"
 
 
 @dataclass(slots=True, frozen=True, kw_only=True, repr=False)
@@ -98,6 +107,10 @@ def are_good_for(facts: Facts, event_type: str, received_at: datetime) -> bool:
     A final state serves later events, too. received_at: the receipt of the event.
     """
     if not facts.detailed or facts.status in _BEFORE.get(event_type, ()):
+        return False
+    if not facts.has_reached(_REPORTED.get(event_type, facts.settlement)) or (
+        event_type == _RETURNED and not facts.returned_items
+    ):
         return False
     return not facts.settlement.is_open or facts.seen_at >= received_at
 

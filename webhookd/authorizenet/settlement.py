@@ -152,6 +152,10 @@ class Facts:
         """Returns the state. Returned items count more than the status, which stays as it was."""
         return State.RETURNED if self.returned_items or self.lists_returns else self.settlement
 
+    def has_reached(self, state: State) -> bool:
+        """Returns whether the settlement is no earlier than `state`, by the ranks of the states."""
+        return _RANKS[self.settlement] >= _RANKS[state]
+
     @property
     def is_refund(self) -> bool:
         """Returns whether money goes back. A list shows this by the status alone, so a failed refund needs its details."""

@@ -26,6 +26,8 @@ class Sweep(NamedTuple):
     swept_from: datetime
     batches_listed_at: datetime | None
     unsettled_at: datetime | None
+    asked: int
+    asked_at: datetime | None
     swept_at: datetime | None
     begun_at: datetime
     is_new: bool
@@ -80,9 +82,19 @@ class SettlementStore:
         """Returns the number of batches that are open, or not read yet."""
         return int(await self._database.one(queries.count_open_batches, account=self._account))
 
-    async def note_unsettled(self, at: datetime, time_zone: str | None) -> None:
-        """Records that the unsettled and the held transactions were listed to the end, and the account's time zone."""
-        await self._database.one(queries.note_unsettled, account=self._account, at=at, time_zone=time_zone)
+    async def note_question(self, at: datetime) -> None:
+        """Records that a question of the day is asked now."""
+        await self._database.one(queries.note_question, account=self._account, at=at)
+
+    async def note_answer(self, asked: int, *, unsettled_at: datetime | None = None, time_zone: str | None = None) -> None:
+        """Records that a question of the day was answered.
+
+        asked: how many questions of the day were answered; 0: all of them.
+        unsettled_at: when the unsettled transactions were listed to the end, if this was the question.
+        time_zone: the account's time zone as the provider names it, if this was the question.
+        """
+        more = {"asked": asked, "unsettled_at": unsettled_at, "time_zone": time_zone}
+        await self._database.one(queries.note_answer, account=self._account, **more)
 
     async def note_swept(self, at: datetime) -> None:
         """Records that a sweep has ended."""
@@ -100,7 +112,8 @@ def _fields(batch: Batch) -> dict[str, Any]:
         "settlement_state": batch.settlement_state,
         "settled_at": batch.settled_at,
         "payment_method": batch.payment_method,
-        "statistics": [one._asdict() for one in batch.statistics],
+        # In one order: a list in another order is no change.
+        "statistics": sorted((one._asdict() for one in batch.statistics), key=lambda one: one["account_type"] or ""),
     }
 
 

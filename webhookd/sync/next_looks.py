@@ -46,8 +46,7 @@ def next_look(before: StoredFacts | None, after: StoredFacts, now: datetime, *, 
 
 def _later(facts: Facts, now: datetime, shortest: timedelta, longest: timedelta) -> datetime | None:
     """Returns the next look at a transaction whose last look brought nothing final."""
-    since = facts.submitted_at or facts.settled_at
-    age = now - since if since is not None else timedelta()
+    age = now - (facts.submitted_at or facts.settled_at or facts.seen_at)
     if age > longest:
         return None
     return now + max(shortest, age / 8)

@@ -33,6 +33,7 @@ from webhookd.telemetry.provider_metrics import ProviderMetrics
 
 BACK = timedelta(days=3)  # settlement times are late, and out of order
 _DAILY = timedelta(hours=23, minutes=30)  # between two lists of the unsettled: a sweep an hour later must not miss the day
+_LIST = timedelta(minutes=59)  # of a pause for each list that a run reads after the pause
 _AGAIN = timedelta(hours=1)  # the shortest pause between two looks at a batch that is open
 _PENDING = timedelta(hours=12)  # of a batch that is not final: the hourly list shows its end, if it comes in time
 _BATCHES = 20  # batches that one run reads
@@ -42,7 +43,7 @@ _NO_ANSWER = (RecordNotFoundError, CallRejectedError, UnreadableAnswerError, For
 
 
 class _Daily(Enum):
-    """The questions of each day. A run asks one of them, or for the batches."""
+    """The questions of each day, in their order. How many were answered stands in the database, so restarts skip none."""
 
     UNSETTLED = auto()
     HELD = auto()
@@ -75,8 +76,6 @@ class SettlementSweep:
         self._oldest = oldest
         self._time_zone = time_zone
         self._metrics = metrics
-        self._daily: list[_Daily] = []
-        self._batches_next = True
 
     async def run(self) -> bool:
         """Does a part of the sweep. Returns whether more is left, so that another run should follow at once.
@@ -114,27 +113,35 @@ class SettlementSweep:
     async def _list(self, sweep: Sweep, now: datetime) -> set[str]:
         """Asks for the batches, or every second time one of the day's questions: one call if nothing happens.
 
+        After a pause of hours, asks for a list for each hour but one, in which a list of subscriptions may have been read.
         Returns the ids of the listed batches.
         """
-        if self._daily and not self._batches_next:
-            self._batches_next = True  # also if the question fails: the batches do not wait for its answer
-            await self._ask(self._daily[0], now)
-            del self._daily[0]
-            return set()
-        listed = await self._list_batches(sweep, now)
-        self._batches_next = False
-        if not self._daily and (sweep.unsettled_at is None or abs(now - sweep.unsettled_at) >= _DAILY):
-            self._daily = list(_Daily)
+        batches_at, asked_at = sweep.batches_listed_at, sweep.asked_at
+        last = max((one for one in (batches_at, asked_at) if one is not None), default=now)
+        lists = max(1, (now - last) // _LIST - 1)
+        is_due = sweep.asked or sweep.unsettled_at is None or abs(now - sweep.unsettled_at) >= _DAILY
+        questions = list(_Daily)[sweep.asked :] if is_due else []
+        # Whether it is a question's turn. A time that is not over comes from a clock that was wrong: such a list is read now.
+        turn = batches_at is not None and batches_at <= now and (asked_at is None or not batches_at <= asked_at <= now)
+        listed: set[str] = set()
+        if not questions or not turn or lists > 1:
+            listed = await self._list_batches(sweep, now)
+            lists -= 1
+        for question in questions[:lists]:
+            await self._store.note_question(now)  # first: if the question fails, the batches do not wait for its answer
+            await self._ask(question, now)
         return listed
 
     async def _ask(self, question: _Daily, now: datetime) -> None:
         match question:
             case _Daily.UNSETTLED:
                 await self._list_unsettled(now, held=False)
+                await self._store.note_answer(1, unsettled_at=now)
             case _Daily.HELD:
                 await self._list_unsettled(now, held=True)
+                await self._store.note_answer(2)
             case _Daily.MERCHANT:
-                await self._store.note_unsettled(now, await self._time_zone())
+                await self._store.note_answer(0, time_zone=await self._time_zone())
 
     async def _list_batches(self, sweep: Sweep, now: datetime) -> set[str]:
         since = min(now, sweep.batches_listed_at or now) - BACK
@@ -161,7 +168,7 @@ class SettlementSweep:
         try:
             async for some in _chunks(self._client.batch_transactions(batch.id)):
                 rows += await self._record(some, now, batch)
-        except (ListMovedError, CallRejectedError, UnreadableAnswerError) as error:
+        except (ListMovedError, *_NO_ANSWER) as error:
             complete = False
             logger.warning("a batch could not be read to its end", account=self._account, batch=batch.id, problem=str(error))
         result = check(batch, rows, complete=complete)

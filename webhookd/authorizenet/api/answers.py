@@ -158,6 +158,12 @@ def required_id(fields: Mapping[str, Any], name: str) -> str:
     return found
 
 
+def optional_id(fields: Mapping[str, Any], name: str) -> str | None:
+    """Returns an id or an invoice number; None if there is none, or if an index could not hold it."""
+    found = text(fields.get(name))
+    return found if found is not None and len(found) <= _LONGEST_ID else None
+
+
 def number(value: object) -> int | None:
     """Returns a whole number of at most 18 digits, also one that is written as a text; else None."""
     found = text(value)

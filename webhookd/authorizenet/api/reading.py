@@ -15,6 +15,7 @@ from webhookd.authorizenet.api.answers import (
     moment,
     money,
     number,
+    optional_id,
     required,
     required_id,
     rows,
@@ -133,7 +134,7 @@ def merchant(answer: Fields) -> Merchant:
 
 def _subscription_payment(fields: Fields) -> SubscriptionPayment | None:
     own = entry(fields, "subscription")
-    identifier = text(own.get("id"))
+    identifier = optional_id(own, "id")
     return None if identifier is None else SubscriptionPayment(identifier, number(own.get("payNum")))
 
 
@@ -144,7 +145,7 @@ def _transaction_row(fields: Fields) -> TransactionRow:
         moment(fields.get("submitTimeUTC")),
         money(fields.get("settleAmount")),
         text(fields.get("accountType")),
-        text(fields.get("invoiceNumber")),
+        optional_id(fields, "invoiceNumber"),
         _subscription_payment(fields),
         bool(flag(fields.get("hasReturnedItems"))),
     )
@@ -202,17 +203,17 @@ def transaction(answer: Fields) -> Transaction:
         status=required(own, "transactionStatus"),
         submitted_at=moment(own.get("submitTimeUTC")),
         type=text(own.get("transactionType")),
-        ref_transaction_id=text(own.get("refTransId")),
+        ref_transaction_id=optional_id(own, "refTransId"),
         response_code=number(own.get("responseCode")),
         response_reason_code=number(own.get("responseReasonCode")),
         auth_amount=money(own.get("authAmount")),
         settle_amount=money(own.get("settleAmount")),
-        invoice_number=text(entry(own, "order").get("invoiceNumber")),
+        invoice_number=optional_id(entry(own, "order"), "invoiceNumber"),
         subscription_payment=_subscription_payment(own),
         batch=_batch(in_batch) if in_batch else None,
         payment_method=next(iter(entry(own, "payment")), None),
         returned_items=tuple(returned),
-        recurring=own.get("recurringBilling") is True,
+        recurring=bool(flag(own.get("recurringBilling"))),
     )
 
 
