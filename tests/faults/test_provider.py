@@ -90,7 +90,7 @@ async def check(rig: Rig, made: Sequence[Notification]) -> tuple[int, int]:
         whole = days is not None and days["listed"] == days["ours"] == len(made)
         return (days["ours"], days["recovered"]) if days is not None and whole else None
 
-    await until(processed, "all are processed", deadline=120)
+    await until(processed, "all are processed", deadline=300)
     counts: tuple[int, int] = await until(counted, "the days count all", deadline=60)
     expected = sorted(one.id for one in made)
     assert sorted(row["notification_id"] for row in await rig.connection.fetch(_IDS)) == expected, "once in the ledger"
