@@ -64,6 +64,11 @@ class Target:
         self._process.wait(60)
 
     @property
+    def running(self) -> bool:
+        """Returns whether the process has not ended."""
+        return self._process.poll() is None
+
+    @property
     def memory(self) -> float:
         """Returns the resident memory in MiB."""
         return float(self.process.memory_info().rss) / 2**20

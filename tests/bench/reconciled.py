@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import os
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import psutil
+
 from tests.bench.bench import Bench, Figures
 from tests.bench.merchant import ZONE, settlement_days
 from tests.bench.meter import Meter
-from tests.bench.processes import running
-from tests.bench.releases import ROOT
+from tests.bench.processes import Target, running
 from tests.bench.settlement import Merchant, execute, row
 from tests.helpers.database import connect
 from webhookd.store.keys import kind_id
@@ -99,14 +99,17 @@ def report(bench: Bench, provider: Merchant, database: str) -> Figures:
     days = settlement_days(provider.days, datetime.now(UTC))
     command = [sys.executable, "-m", "webhookd", "reconcile", "--from", str(days[0]), "--to", str(days[-1]), "--json"]
     out = bench.folder / "reconcile.json"
+    out.unlink(missing_ok=True)
     settings: dict[str, Any] = {**provider.settings, "roles": "receive", "read_tokens": _TOKEN}
     with running(bench.webhookd(database, bench.queues(), **settings)) as daemon:
-        environment = {**os.environ, "WEBHOOKD_API_URL": daemon.admin, "WEBHOOKD_API_TOKEN": _TOKEN}
-        with Meter(bench.servers.postgresql, database) as meter, out.open("wb") as to:
+        environment = {"WEBHOOKD_API_URL": daemon.admin, "WEBHOOKD_API_TOKEN": _TOKEN}
+        with Meter(bench.servers.postgresql, database) as meter:
             before, began = daemon.processor_seconds, time.perf_counter()
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=to)
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+            client, client_cpu, client_memory = Target(command, environment, out, pinned=False), 0.0, 0.0
+            while client.running:
+                with contextlib.suppress(psutil.Error, ValueError):  # it has just ended
+                    client_cpu, client_memory = client.processor_seconds, client.peak_memory
+                time.sleep(0.005)
             seconds, spent = time.perf_counter() - began, daemon.processor_seconds - before
         memory = daemon.peak_memory
     told = json.loads(out.read_text())["accounts"][0]["days"]
@@ -120,10 +123,10 @@ def report(bench: Bench, provider: Merchant, database: str) -> Figures:
         raise RuntimeError(f"the report has {found} (charged, differences, reasons), and the books have {wanted}")
     return {
         "seconds": seconds,
-        "cli_cpu_s": used.ru_utime + used.ru_stime,
+        "cli_cpu_s": client_cpu,
         "daemon_cpu_s": spent,
         "pg_cpu_s": meter.per_event(1)["pg_cpu_us"] / 1e6,
-        "cli_rss_mib": used.ru_maxrss / 1024,
+        "cli_rss_mib": client_memory,
         "daemon_rss_mib": memory,
         "differences": found[1],
     }
