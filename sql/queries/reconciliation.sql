@@ -97,8 +97,14 @@ FROM (
     FROM found WHERE agrees
 ) s
 LEFT JOIN found f ON NOT f.agrees
-LEFT JOIN webhookd.provider_transactions t ON t.account = :account AND t.transaction_id = f.transaction_id
-LEFT JOIN webhookd.timeline w ON w.entity_name = 'transaction' AND w.account = :account AND w.entity_id = f.transaction_id;
+-- OFFSET 0 keeps the look-ups by key: of a day, few rows are left, and the planner, which expects half of them, would read whole tables.
+LEFT JOIN LATERAL (
+    SELECT * FROM webhookd.provider_transactions WHERE account = :account AND transaction_id = f.transaction_id OFFSET 0
+) t ON true
+LEFT JOIN LATERAL (
+    SELECT entity_id, facts FROM webhookd.timeline
+    WHERE entity_name = 'transaction' AND account = :account AND entity_id = f.transaction_id OFFSET 0
+) w ON true;
 
 -- name: unlisted_transactions(account, batches, low, high, since)
 -- Returns webhookd's rows of the transactions that moved money, that no list of the provider has: those of the payments' events received

@@ -13,7 +13,15 @@ import pytest
 
 from tests.bench import releases
 from tests.bench.aims import reached
-from tests.bench.titles import CONSUME
+from tests.bench.titles import (
+    CONSUME,
+    FLOOR,
+    NIGHTLY,
+    reconcile_title,
+    stored_title,
+    sweep_calls_title,
+    sweep_title,
+)
 from tests.upgrade.release import has_commit
 
 ROOT = Path(__file__).parents[2]
@@ -99,3 +107,26 @@ def test_a_clone_without_the_release_before_is_told_the_remedy(tmp_path: Path, m
     monkeypatch.setattr(releases, "_CACHE", tmp_path)
     with pytest.raises(releases.ReleaseError, match=r"git fetch --unshallow.*--alone"):
         releases.before()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@_npm
+def test_a_merchants_settlement_is_swept_killed_and_reconciled(tmp_path: Path) -> None:
+    told, _ = _run(tmp_path, "--alone", "settlement")  # raises if the sweep or the report has other books than the provider's
+    scenarios = told["scenarios"]
+
+    def median(title: str, case: str, figure: str) -> float:
+        return float(scenarios[title][case][figure]["median"])
+
+    sweep, calls, tables, report = sweep_title(60), sweep_calls_title(60), stored_title(60), reconcile_title(60)
+    assert median(tables, "provider_transactions", "rows") == 3 * 200 + 200
+    assert median(calls, "webhookd", "lists") == 6
+    assert median(calls, "webhookd", "details") == 3 * 4, "only refunds need their details"
+    assert median(sweep, "webhookd", "twice") == 0
+    assert median(sweep, "webhookd, killed", "calls") > median(sweep, "webhookd", "calls")
+    assert median(sweep, "webhookd, killed", "twice") <= 6, "a list, 4 refunds of its batch, the account"
+    assert median(sweep, NIGHTLY, "calls") == 3 * 200 + 6 + 1
+    assert median(sweep, "webhookd", "rss_mib") > 0
+    assert median(report, "webhookd", "differences") == 1
+    assert all(median(report, case, "seconds") > 0 for case in ("webhookd", FLOOR))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench import deliveries, scenarios
+from tests.bench import deliveries, reconciled, scenarios, settlement
 from tests.bench.aims import markdown, reached
 from tests.bench.bench import Bench, Figures
 from tests.bench.load import AUTHCAPTURE, NOT_ON_TIMELINE, PROVIDER, PROXY
@@ -33,13 +33,19 @@ from tests.bench.titles import (
     CONSUME,
     DELIVER,
     DISK,
+    FLOOR,
     LATENCY,
+    NIGHTLY,
     REPLICAS,
     calls_title,
     case_title,
     cost_title,
     growth_title,
     ingest_title,
+    reconcile_title,
+    stored_title,
+    sweep_calls_title,
+    sweep_title,
 )
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,8 +54,9 @@ RESULTS = Path(__file__).parent / "results"
 class Run:
     """One run of the bench: rounds of scenarios, and the figures of each."""
 
-    def __init__(self, bench: Bench, rounds: int, stored: list[int]) -> None:
+    def __init__(self, bench: Bench, rounds: int, stored: list[int], days: int) -> None:
         self.bench = bench
+        self.days = days
         self.stored = sorted(stored)[-1:] if bench.quick else sorted(stored)
         self.rounds = 1 if bench.quick else rounds
         self.tables: list[Table] = []
@@ -230,6 +237,36 @@ def deliver(run: Run) -> None:
     )
 
 
+def settled(run: Run) -> None:
+    """Measures a merchant with 10,000 transactions a day (`--days`): the sweep from nothing, and the report over all days."""
+    bench, days = run.bench, run.days
+    calls: dict[str, Figures] = {}
+
+    def noted(name: str, case: Callable[[], tuple[Figures, Figures]]) -> Figures:
+        figures, calls[name] = case()
+        return figures
+
+    with settlement.merchant(bench, days) as provider:
+        sweep = partial(settlement.sweep, bench, provider)
+        cases = {
+            "webhookd": partial(sweep, "settlement"),
+            "webhookd, killed": partial(sweep, "settlement_killed", killed=True),
+            NIGHTLY: partial(settlement.nightly_job, bench, provider),
+        }
+        run.measure(sweep_title(days), {name: partial(noted, name, case) for name, case in cases.items()}, rounds=1)
+        run.measure(sweep_calls_title(days), {name: partial(calls.__getitem__, name) for name in cases}, rounds=1)
+        database = bench.url("settlement")
+        reconciled.keep_books(database)
+        run.measure(stored_title(days), settlement.tables(database), rounds=1)
+        run.measure(
+            reconcile_title(days),
+            {
+                "webhookd": lambda: reconciled.report(bench, provider, database),
+                FLOOR: lambda: reconciled.floor(bench, provider, database),
+            },
+        )
+
+
 SCENARIOS = {
     "ingest-burst": ingest_burst,
     "ingest-sustained": ingest_sustained,
@@ -242,6 +279,7 @@ SCENARIOS = {
     "cost-growth": cost_growth,
     "operator-calls": operator_calls,
     "deliver": deliver,
+    "settlement": settled,
 }
 
 
@@ -263,6 +301,7 @@ def main() -> int:
     parser.add_argument("--alone", action="store_true", help=f"leave out {BEFORE}, the release before")
     default = "1000000,10000000"
     parser.add_argument("--stored", type=_counts, default=default, help=f"events stored before the run (default: {default})")
+    parser.add_argument("--days", type=int, default=60, help="days of the scenario settlement (default: 60)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON and chart (default: tests/bench/results)")
     parser.add_argument("--folder", type=Path, help="folder for the servers' data (default: a temporary one)")
     given = parser.parse_args()
@@ -280,7 +319,7 @@ def main() -> int:
             # A stop waits until a long poll ends.
             settings = {"SQS_WAIT": "1"} if given.quick else {}
             bench = Bench(started, folder, quick=given.quick, before=release, settings=settings)
-            run = Run(bench, given.rounds, given.stored)
+            run = Run(bench, given.rounds, given.stored, given.days)
             about = machine(started, release)
             for name in given.scenarios or SCENARIOS:
                 SCENARIOS[name](run)

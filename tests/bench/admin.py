@@ -271,7 +271,7 @@ def run(bench: Bench, count: int, calls: int, only: str = "") -> list[Case]:
     made = [case for case in cases(asyncio.run(samples(database))) if only in case.name]
     # Only the role receive: the relay and the workers would end events that the calls must find unfinished.
     with running(bench.webhookd(database, bench.queues(), roles="receive", read_tokens=token)) as daemon:
-        client = Client(daemon._admin, token)
+        client = Client(daemon.admin, token)
         for case in made:
             if case.paths:
                 measure(client, case, calls)

@@ -27,9 +27,11 @@ from tests.bench.titles import (
     cost_title,
     growth_title,
     ingest_title,
+    reconcile_title,
 )
 
 _MUCH = 10_000_000
+_DAYS = 60  # of the merchant whose settlement is reconciled
 
 
 @dataclass(slots=True, frozen=True)
@@ -106,6 +108,8 @@ def _aims() -> Iterator[Aim]:
     yield Aim("deliveries, part of a plain client", DELIVER, "webhookd", "per_second", CLIENT, 0.5)
     yield Aim("deliveries a second", DELIVER, "webhookd", "per_second", None, 2_000)
     yield Aim("memory with 100,000 deliveries waiting, in MiB", DELIVER, "webhookd", "rss_mib", None, 200, at_most=True)
+    report = f"the report over {_DAYS} days of 10,000 transactions, in seconds"
+    yield Aim(report, reconcile_title(_DAYS), "webhookd", "seconds", None, 5, at_most=True)
 
 
 def reached(scenarios: dict[str, Any]) -> list[Reached]:

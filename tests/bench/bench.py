@@ -50,9 +50,14 @@ class Bench:
 
     def database(self, name: str, release: Release = HERE) -> str:
         """Creates a fresh database with the schema of `release`; returns its URL."""
-        url = asyncio.run(_database(self.servers.postgresql.url, name))
+        url = self.url(name)
+        asyncio.run(_create(self.servers.postgresql.url, name))
         release.run("migrate", DATABASE_URL=url)
         return url
+
+    def url(self, name: str) -> str:
+        """Returns the URL of a database."""
+        return f"{self.servers.postgresql.url.rpartition('/')[0]}/{name}"
 
     def queues(self) -> tuple[str, str]:
         """Creates a fresh queue and its dead-letter queue; returns their names."""
@@ -92,7 +97,7 @@ class Bench:
             yield f"http://127.0.0.1:{port}{PATH}"
 
 
-async def _database(server: str, name: str) -> str:
+async def _create(server: str, name: str) -> None:
     connection = await connect(server)
     try:
         await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
@@ -101,7 +106,6 @@ async def _database(server: str, name: str) -> str:
         await connection.execute("CHECKPOINT")
     finally:
         await connection.close()
-    return f"{server.rpartition('/')[0]}/{name}"
 
 
 async def _queues(endpoint: str, names: tuple[str, str]) -> None:

@@ -58,10 +58,26 @@ class Target:
             self._process.terminate()
             self._process.wait(60)
 
+    def kill(self) -> None:
+        """Sends SIGKILL, and waits until the process has ended."""
+        self._process.kill()
+        self._process.wait(60)
+
+    @property
+    def running(self) -> bool:
+        """Returns whether the process has not ended."""
+        return self._process.poll() is None
+
     @property
     def memory(self) -> float:
         """Returns the resident memory in MiB."""
         return float(self.process.memory_info().rss) / 2**20
+
+    @property
+    def peak_memory(self) -> float:
+        """Returns the most resident memory so far in MiB."""
+        (line,) = (one for one in Path(f"/proc/{self.process.pid}/status").read_text().splitlines() if one.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
 
     @property
     def processor_seconds(self) -> float:
@@ -79,19 +95,19 @@ class Webhookd(Target):
         clean = {f"WEBHOOKD_{name}": value for name, value in given.items()}
         super().__init__([str(release.python), "-m", "webhookd", "serve"], clean, log, folder=release.folder, pinned=pinned)
         self.url = f"http://127.0.0.1:{public}{PATH}"
-        self._admin = f"http://127.0.0.1:{admin}"
+        self.admin = f"http://127.0.0.1:{admin}"
 
     def ready(self) -> bool:
         """Returns whether the daemon is ready for webhooks."""
         try:
-            with urllib.request.urlopen(f"{self._admin}/readyz", timeout=2) as reply:
+            with urllib.request.urlopen(f"{self.admin}/readyz", timeout=2) as reply:
                 return bool(reply.status == 200)
         except OSError:
             return False
 
     def metric(self, name: str, **labels: str) -> float:
         """Returns the sum of a metric's samples that have `labels`, or 0 if there is none."""
-        with urllib.request.urlopen(f"{self._admin}/metrics", timeout=10) as reply:
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=10) as reply:
             text = reply.read().decode()
         total = 0.0
         for line in text.splitlines():

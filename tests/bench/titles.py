@@ -13,6 +13,9 @@ REPLICAS = "replicas"
 DELIVER = "deliver, 100,000 waiting"
 CLIENT = "plain aiohttp client"
 
+NIGHTLY = "a call for each transaction, computed"
+FLOOR = "count(*) of the same rows"
+
 
 def ingest_title(kind: str, connections: int, sender: str) -> str:
     """Returns the title of an ingest table. `kind` is burst or sustained; `sender` is the kind of sender."""
@@ -47,3 +50,23 @@ def case_title(release: Release | str, what: str = "") -> str:
 def before_title(what: str = "") -> str:
     """Returns the title of the same case of the release before."""
     return case_title(BEFORE, what)
+
+
+def sweep_title(days: int) -> str:
+    """Returns the title of the table of the sweep of a merchant's settlement from nothing."""
+    return f"settlement sweep, 10,000 a day for {days} days"
+
+
+def sweep_calls_title(days: int) -> str:
+    """Returns the title of the table of that sweep's calls by kind."""
+    return f"{sweep_title(days)}: calls"
+
+
+def stored_title(days: int) -> str:
+    """Returns the title of the table of what that sweep stores."""
+    return f"{sweep_title(days)}: tables"
+
+
+def reconcile_title(days: int) -> str:
+    """Returns the title of the table of the report over all these days."""
+    return f"reconcile, 10,000 a day for {days} days"
