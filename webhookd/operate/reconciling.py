@@ -16,6 +16,7 @@ from webhookd.authorizenet.batches import FINAL, Check, Line
 from webhookd.authorizenet.body import load
 from webhookd.authorizenet.reconciliation import Agreed, Inputs, OurRow, Report, limits, reconcile
 from webhookd.authorizenet.settlement import Facts
+from webhookd.authorizenet.subscription_books import SubscriptionFinding, SubscriptionKind, SubscriptionReport, doubts
 from webhookd.authorizenet.zones import zone_of
 from webhookd.errors import NotFoundError
 from webhookd.settings import Settings
@@ -85,6 +86,25 @@ class Reconciler:
         if self._shop is not None:
             inputs = await self._with_shop(self._shop, account, snapshot, inputs)
         return ReconciledDay(reconcile(day, zone, inputs, snapshot.now), name, inputs.shop is not None)
+
+    async def subscriptions(self, account: str) -> SubscriptionReport:
+        """Compares the provider's subscriptions with webhookd's. Raises NotFoundError if the account has no API credentials."""
+        with gateway():
+            async with (
+                self._database.acquire(_POOL) as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                frame = await queries.subscription_frame(connection, account=account)
+                rows = [row async for row in queries.subscription_differences(connection, account=account)]
+        if not frame["known"]:
+            raise NotFoundError(f"no account {account} has API credentials")
+        findings = (
+            SubscriptionFinding(SubscriptionKind(row["kind"]), row["subscription_id"], row["provider"], row["other"])
+            for row in rows
+        )
+        reasons = doubts(frame["subscriptions_at"], frame["now"], ours=frame["ours"])
+        ordered = tuple(sorted(findings, key=lambda one: one.order))
+        return SubscriptionReport(frame["now"], frame["subscriptions_at"], ordered, reasons)
 
     async def _with_shop(self, shop: ShopBooks, account: str, snapshot: _Snapshot, inputs: Inputs) -> Inputs:
         """Adds the shop's books. They are read after the snapshot: usually, they are in another database."""
