@@ -154,6 +154,13 @@ FROM webhookd.timeline
 WHERE entity_name = 'transaction' AND account = :account AND entity_id = ANY(:transaction_ids::text[])
     AND coalesce(webhookd.value_of(facts, '$[*][2].kind'), 'charge') = 'charge';
 
+-- name: told_losses(account, transaction_ids, event_types)
+-- Returns the transactions about which there are events of these types. With coalesce(), the join stays a left join, as in events_of_entity.
+SELECT DISTINCT l.entity_id AS transaction_id, k.event_type
+FROM webhookd.ledger l LEFT JOIN webhookd.kinds k ON k.id = l.kind
+WHERE l.entity_id = ANY(:transaction_ids::text[]) AND coalesce(k.account, '') = :account AND coalesce(k.entity_name, '') = 'transaction'
+    AND coalesce(k.event_type, '') = ANY(:event_types::text[]);
+
 -- name: listed_transactions(account, transaction_ids)
 -- Returns those of the transactions that a list of the provider has.
 SELECT transaction_id

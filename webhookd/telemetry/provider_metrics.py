@@ -81,8 +81,8 @@ class ProviderMetrics:
         )
         self.subscriptions_not_reconciled = gauge(
             "subscriptions_not_reconciled",
-            "Subscriptions that differ from Authorize.Net's lists, and renewals of the last 14 days that did not come; one more "
-            "if the lists are older than two days.",
+            "Subscriptions that differ from Authorize.Net's lists, and renewals of the last 14 days that did not come; one "
+            "more if the lists are older than two days.",
         )
         self.webhook_state = Gauge(
             "webhookd_provider_webhook_state",
