@@ -160,6 +160,13 @@ FROM webhookd.timeline
 WHERE entity_name = 'transaction' AND account = :account AND entity_id = ANY(:transaction_ids::text[])
     AND coalesce(webhookd.value_of(facts, '$[*][2].kind'), 'charge') = 'charge';
 
+-- name: told_losses(account, transaction_ids, event_types)
+-- Returns the transactions about which there are events of these types. With coalesce(), the join stays a left join, as in events_of_entity.
+SELECT DISTINCT l.entity_id AS transaction_id, k.event_type
+FROM webhookd.ledger l LEFT JOIN webhookd.kinds k ON k.id = l.kind
+WHERE l.entity_id = ANY(:transaction_ids::text[]) AND coalesce(k.account, '') = :account AND coalesce(k.entity_name, '') = 'transaction'
+    AND coalesce(k.event_type, '') = ANY(:event_types::text[]);
+
 -- name: listed_transactions(account, transaction_ids)
 -- Returns those of the transactions that a list of the provider has.
 SELECT transaction_id
@@ -187,3 +194,49 @@ DELETE FROM webhookd.reconciled_days
 WHERE account = :account AND day IN (
     SELECT day FROM webhookd.reconciled_days WHERE account = :account AND day < :before ORDER BY day FOR UPDATE
 );
+
+-- name: subscription_frame(account)^
+-- Returns when the subscriptions of an account were last listed to the end. `ours`: an event has named a subscription.
+SELECT
+    now() AS now, s.subscriptions_at,
+    EXISTS (SELECT FROM webhookd.provider_accounts a WHERE a.account = :account) AS known,
+    EXISTS (SELECT FROM webhookd.timeline t WHERE t.entity_name = 'subscription' AND t.account = :account) AS ours
+FROM (SELECT) AS one
+LEFT JOIN webhookd.provider_sweeps s ON s.account = :account;
+
+-- name: subscription_differences(account)
+-- Returns the subscriptions that differ between the provider's lists and webhookd's events, and the renewals of the last 14 days that did
+-- not come. Not judged: subscriptions from before webhookd looked; what the provider changed within a day, since a webhook can be late; and
+-- what events changed since a day before the lists, which are read one after the other.
+WITH theirs AS (
+    SELECT subscription_id, lower(status) AS status, amount, created_at, seen_at
+    FROM webhookd.provider_subscriptions
+    WHERE account = :account
+), ours AS (
+    SELECT subscription_id, lower(status) AS status, amount, coalesce(last_event_at, first_event_at) AS last_event_at
+    FROM webhookd.subscriptions
+    WHERE account = :account
+), both_sides AS (
+    SELECT
+        coalesce(t.subscription_id, o.subscription_id) AS subscription_id, t.subscription_id IS NOT NULL AS there,
+        o.subscription_id IS NOT NULL AS here, t.status, t.amount, t.created_at, o.status AS our_status, o.amount AS our_amount
+    FROM theirs t
+    FULL JOIN ours o ON o.subscription_id = t.subscription_id
+    CROSS JOIN (SELECT subscriptions_at FROM webhookd.provider_sweeps WHERE account = :account) s
+    WHERE (t.subscription_id IS NULL OR t.seen_at < now() - interval '1 day')
+        AND (o.subscription_id IS NULL OR o.last_event_at < s.subscriptions_at - interval '1 day')
+)
+SELECT b.subscription_id, 'at the provider and not here' AS kind, b.status AS provider, NULL::text AS other
+FROM both_sides b
+JOIN webhookd.provider_sweeps s ON s.account = :account AND b.created_at >= s.swept_from
+WHERE NOT b.here
+UNION ALL
+SELECT subscription_id, 'here and not at the provider', NULL, our_status FROM both_sides WHERE NOT there
+UNION ALL
+SELECT subscription_id, 'status differs', status, our_status FROM both_sides WHERE status <> our_status
+UNION ALL
+SELECT subscription_id, 'amount differs', amount::text, our_amount::text FROM both_sides WHERE amount <> our_amount
+UNION ALL
+SELECT subscription_id, 'renewal did not come', expected_on::text, NULL
+FROM webhookd.provider_missed_renewals
+WHERE account = :account AND came_at IS NULL AND expected_on >= (now() AT TIME ZONE 'UTC')::date - 14;

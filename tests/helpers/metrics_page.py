@@ -89,6 +89,7 @@ QUERIES = {
     "webhookd_provider_compared_timestamp_seconds": "time() - max by (account) (webhookd_provider_compared_timestamp_seconds)",
     "webhookd_provider_credentials_refused": "max by (account) (webhookd_provider_credentials_refused)",
     "webhookd_provider_days_not_reconciled": "max by (account) (webhookd_provider_days_not_reconciled)",
+    "webhookd_provider_subscriptions_not_reconciled": "max by (account) (webhookd_provider_subscriptions_not_reconciled)",
     "webhookd_provider_details_wanted": "max by (account) (webhookd_provider_details_wanted)",
     "webhookd_provider_details_wanted_seconds": "max by (account) (webhookd_provider_details_wanted_seconds)",
     "webhookd_provider_days_not_whole": "max by (account) (webhookd_provider_days_not_whole)",

@@ -86,6 +86,29 @@ async def test_days_before_the_sweep_began_are_not_judged(connection: Connection
     assert oldest == datetime.now(UTC).date() - timedelta(days=2)
 
 
+async def test_subscriptions_that_differ_and_old_lists_are_counted(
+    connection: Connection, database: Database, metrics: Metrics
+) -> None:
+    await keep_sweep(connection, zone="UTC")
+    await connection.execute(
+        """INSERT INTO provider_subscriptions (account, subscription_id, status, status_since, created_at, amount, seen_at)
+           VALUES ('default', '4415473', 'active', '2026-06-01', '2026-06-01', 9.5, '2026-06-01')"""
+    )
+    await connection.execute(
+        """INSERT INTO provider_missed_renewals (account, subscription_id, expected_on)
+           VALUES ('default', '4415473', current_date - 5)"""
+    )
+    for listed, number in (("NULL", 0), ("now()", 2), ("now() - interval '49 hours'", 3)):
+        await connection.execute(f"UPDATE provider_sweeps SET subscriptions_at = {listed}")
+        await run(database, metrics)
+        assert value(metrics, "subscriptions_not_reconciled") == number
+    await connection.execute("DELETE FROM provider_subscriptions")
+    await connection.execute("UPDATE provider_missed_renewals SET came_at = now()")
+    await connection.execute("UPDATE provider_sweeps SET subscriptions_at = now()")
+    await run(database, metrics)
+    assert value(metrics, "subscriptions_not_reconciled") == 0
+
+
 async def firing(database: Database) -> list[Any]:
     async with database.acquire("admin") as connection:
         facts = await read_facts(connection, largest=None)

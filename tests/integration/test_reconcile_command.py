@@ -130,12 +130,35 @@ async def test_the_command_prints_what_the_guide_shows_and_its_exit_code_says_th
     assert (await run(servers, daemon, "--from", "2026-06-03", "--to", "2026-06-02"))[0] == 2
 
 
+async def test_subscriptions_are_compared_in_the_api_and_below_the_days(
+    daemon: Daemon, servers: Servers, connection: Connection
+) -> None:
+    await connection.execute("UPDATE provider_sweeps SET subscriptions_at = now()")
+    await connection.execute(
+        """INSERT INTO provider_subscriptions (account, subscription_id, status, status_since, created_at, amount, seen_at)
+           VALUES ('default', '4415473', 'active', '2026-06-01', '2026-06-01', 9.5, '2026-06-01')"""
+    )
+    ann = Operator(daemon.admin_url)
+    path = "provider/accounts/{}/reconciliation/subscriptions"
+    status, found = await ann.get(path.format("default"))
+    assert (status, found["result"], found["difference_count"], found["reasons"]) == (200, "differences", 1, [])
+    (difference,) = found["differences"]
+    assert (difference["kind"], difference["subscription_id"]) == ("at the provider and not here", "4415473")
+    assert difference["link"] == "/#/subscriptions/default/4415473"
+    assert "webhookd gaps close" in difference["to_do"]
+    assert (await ann.get(path.format("nobody")))[0] == 404
+    code, out, _ = await run(servers, daemon, "--from", "2026-06-02", "--to", "2026-06-02")
+    assert code == 1, "the day is green, and the subscriptions differ"
+    assert "  at the provider and not here: 4415473; provider active, webhookd nothing" in out.splitlines()
+    assert f"    {daemon.admin_url}/#/subscriptions/default/4415473" in out.splitlines()
+
+
 async def test_json_and_csv_are_the_same_at_each_run_but_for_the_time(daemon: Daemon, servers: Servers) -> None:
     span = ("--from", "2026-06-02", "--to", "2026-06-03")
     found = [json.loads((await run(servers, daemon, *span, "--json"))[1]) for _ in range(2)]
     for one in found:
-        for day in one["accounts"][0]["days"]:
-            del day["as_of"]
+        for part in (*one["accounts"][0]["days"], one["accounts"][0]["subscriptions"]):
+            del part["as_of"]
     assert found[0] == found[1]
     _, out, _ = await run(servers, daemon, *span, "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))

@@ -63,32 +63,36 @@ def found(days: list[ReconciledDay]) -> Found:
     return {(one.kind, one.subject) for day in days for one in day.report.findings}
 
 
-def natural(account: Account) -> Found:
-    """Returns what differs without any fault: no event reports a return, a failed settlement, or a part that is captured."""
+def natural(account: Account, *, told: bool = False) -> Found:
+    """Returns what differs without any fault: no event reports a return, a failed settlement, or a part that is captured.
+
+    told: whether synthetic events report returns and failed settlements.
+    """
     kinds: Found = set()
     for one in account.transactions.values():
         if one.batch is None or one.batch.settled_at is None:
             continue
-        if one.status == "settlementError" or one.returned:
+        failed = one.status == "settlementError"
+        if (failed or one.returned) and not told:
             kinds.add((Kind.STATE_DIFFERS, one.id))
-        if one.settle_amount != one.auth_amount:
+        if one.settle_amount != one.auth_amount and not failed:
             kinds.add((Kind.AMOUNT_DIFFERS, one.id))
     return kinds
 
 
-def wanted(account: Account, planted: list[Planted]) -> Found:
+def wanted(account: Account, planted: list[Planted], *, told: bool = False) -> Found:
     """Returns what a report must name: what differs without a fault, and what was planted."""
-    kinds = natural(account)
+    kinds = natural(account, told=told)
     for kind, ids in planted:
         failed = any(name in account.transactions and account.transactions[name].status == "settlementError" for name in ids)
         match kind:
             case "missing":
-                kinds = {one for one in kinds if one[1] not in ids} | {(Kind.NOT_HERE, ids[0])}
+                kinds = {one for one in kinds if one[1] not in ids} | (set() if failed else {(Kind.NOT_HERE, ids[0])})
             case "unknown":
                 kinds.add((Kind.NOT_AT_PROVIDER, ids[0]))
-            case "amount":
+            case "amount" if not failed:
                 kinds.add((Kind.AMOUNT_DIFFERS, ids[0]))
-            case "voided":
+            case "voided" if not (told and failed):
                 kinds.add((Kind.STATE_DIFFERS, ids[0]))
             case "doubled" if not failed:
                 kinds.add((Kind.CAPTURED_TWICE, str(account.transactions[ids[0]].invoice)))

@@ -21,7 +21,14 @@ def registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     metrics = ProviderMetrics(registry)
     metrics.expect("default")
-    gauges = (metrics.missing, metrics.unreadable, metrics.days_not_whole, metrics.days_not_reconciled, metrics.compared)
+    gauges = (
+        metrics.missing,
+        metrics.unreadable,
+        metrics.days_not_whole,
+        metrics.days_not_reconciled,
+        metrics.compared,
+        metrics.subscriptions_not_reconciled,
+    )
     for gauge in (*gauges, metrics.credentials_refused, metrics.swept, metrics.batches_open, metrics.reports_off):
         gauge.labels("default").set(1)
     metrics.note_webhook("default", "ok")
@@ -48,6 +55,7 @@ def test_a_replica_that_has_given_an_account_back_reports_nothing_of_it() -> Non
     metrics.credentials_refused.labels("default").set(1)
     metrics.note_webhook("default", "missing")
     metrics.days_not_reconciled.labels("default").set(1)
+    metrics.subscriptions_not_reconciled.labels("default").set(1)
     metrics.reconciled_days.labels("default", "green").set(1)
     metrics.forget("default")
     left = {name for name, _, _ in series(registry) if not name.endswith("_created")}

@@ -135,7 +135,7 @@ def test_the_shop_is_compared_only_if_its_rows_are_there() -> None:
     assert report(SALE, shop=[ShopRow("1", FIVE, "Captured")]).is_green
 
 
-@pytest.mark.parametrize("amount", [Decimal("5.01"), Decimal("-5.00"), None])
+@pytest.mark.parametrize("amount", [Decimal("4.99"), Decimal("-5.00"), None])
 def test_an_amount_that_differs_is_named(amount: Decimal | None) -> None:
     assert found(SALE, ours=[OurRow("1", amount, "captured")]) == [(Kind.AMOUNT_DIFFERS, Books.WEBHOOKD, "1")]
     assert found(SALE, shop=[ShopRow("1", amount, "captured")]) == [(Kind.AMOUNT_DIFFERS, Books.SHOP, "1")]
@@ -172,6 +172,43 @@ def test_lost_money_has_advice_of_its_own() -> None:
         assert result.is_green is green
         assert result.charged == 0
         assert all("eCheck" in one.to_do for one in result.findings)
+
+
+def test_a_transaction_of_a_failed_batch_is_missing_in_no_books_since_nothing_settled() -> None:
+    failed = fact("1", "settlementError")
+    report = reconcile(DAY, ZONE, inputs(failed, ours=[], shop=[]), AS_OF)
+    assert (report.findings, report.matched, report.without_money) == ((), (), 1)
+    told = inputs(failed, ours=[OurRow("1", FIVE, "captured")], shop=[ShopRow("1", Decimal(0), "settlement failed")])
+    assert reconcile(DAY, ZONE, told, AS_OF).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("facts", "shop", "left"),
+    [
+        (fact("1", returned_items=(ReturnedItem("9", SETTLED_AT, "R03"),)), ShopRow("1", FIVE, "Returned"), set()),
+        (
+            fact("1", returned_items=(ReturnedItem("9", SETTLED_AT, "R03"),)),
+            ShopRow("1", FIVE, None),
+            {(Kind.STATE_DIFFERS, Books.WEBHOOKD)},
+        ),
+        (
+            fact("1", returned_items=(ReturnedItem("9", SETTLED_AT, "R03"),)),
+            ShopRow("1", FIVE, "captured"),
+            {(Kind.STATE_DIFFERS, Books.WEBHOOKD), (Kind.STATE_DIFFERS, Books.SHOP)},
+        ),
+        (fact("1", amount=Decimal("3.00")), ShopRow("1", Decimal("3.00"), "captured"), set()),
+        (
+            fact("1", amount=Decimal("3.00")),
+            ShopRow("1", FIVE, "captured"),
+            {(Kind.AMOUNT_DIFFERS, Books.WEBHOOKD), (Kind.AMOUNT_DIFFERS, Books.SHOP)},
+        ),
+    ],
+)
+def test_what_the_shop_knows_better_than_the_webhooks_is_no_difference(
+    facts: Facts, shop: ShopRow, left: set[tuple[Kind, Books]]
+) -> None:
+    found = reconcile(DAY, ZONE, inputs(facts, ours=[OurRow("1", FIVE, "captured")], shop=[shop]), AS_OF).findings
+    assert {(one.kind, one.books) for one in found} == left
 
 
 def test_an_invoice_that_was_captured_twice_is_named_with_both_transactions() -> None:
@@ -310,7 +347,7 @@ def test_the_report_names_exactly_what_was_spoiled_in_a_stable_order(spoils: lis
             case "not in shop":
                 wanted.append((Kind.NOT_HERE, Books.SHOP, name))
             case "amount here":
-                own = own._replace(amount=amount + Decimal("0.01"))
+                own = own._replace(amount=amount - Decimal("0.01"))
                 wanted.append((Kind.AMOUNT_DIFFERS, Books.WEBHOOKD, name))
             case "amount in shop":
                 theirs = theirs._replace(amount=amount - Decimal("0.01"))

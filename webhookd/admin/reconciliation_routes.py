@@ -17,6 +17,7 @@ from webhookd.admin.route import Call, Refused, Route, Shape
 from webhookd.admin.shapes import Time, Whole
 from webhookd.authorizenet.batches import Totals
 from webhookd.authorizenet.findings import Books, Finding, Kind
+from webhookd.authorizenet.subscription_books import SubscriptionFinding, SubscriptionKind
 from webhookd.operate.reconciling import ReconciledDay, Reconciler
 
 MOST_DAYS = 92
@@ -88,6 +89,37 @@ class Reconciliation(Shape):
     by_kind: Annotated[dict[str, int], Field(description="The number of differences of each kind, of all days.")]
 
 
+class Most(Shape):
+    """The size of an answer."""
+
+    most: Annotated[int, Field(ge=1, le=_MOST, description="The most differences in the answer."), Whole] = 200
+
+
+class SubscriptionDifferenceShape(Shape):
+    """A difference between the provider's subscriptions and webhookd's."""
+
+    kind: SubscriptionKind
+    subscription_id: str
+    provider: Annotated[str | None, Field(description="What the provider has: an amount, a status or the day of a renewal.")]
+    other: Annotated[str | None, Field(description="What webhookd has, by the events.")]
+    to_do: str
+    link: Annotated[str, Field(description="The subscription's page of the dashboard.")]
+
+
+class ReconciledSubscriptions(Shape):
+    """The subscriptions of an account, compared with the provider's lists."""
+
+    account: str
+    as_of: Time
+    listed_at: Annotated[Time | None, Field(description="When the lists were last read to the end. Null: never.")]
+    result: Annotated[
+        Literal["green", "differences", "not known"], Field(description="Not known: the lists are missing or old.")
+    ]
+    difference_count: int
+    differences: Annotated[list[SubscriptionDifferenceShape], Field(description="The first differences, in a stable order.")]
+    reasons: Annotated[list[str], Field(description="Why the subscriptions are not known.")]
+
+
 class ReconciliationRoutes:
     """The route of reconciliation. reconciler: returns the reconciler of the present settings."""
 
@@ -106,8 +138,35 @@ class ReconciliationRoutes:
                 takes=AccountName,
                 query=Days,
                 problems=(404, 409),
-            )
+            ),
+            Route(
+                "GET",
+                "/webhooks/provider/accounts/{account}/reconciliation/subscriptions",
+                AccessLevel.READ,
+                self.reconcile_subscriptions,
+                ReconciledSubscriptions,
+                takes=AccountName,
+                query=Most,
+                problems=(404,),
+            ),
         ]
+
+    async def reconcile_subscriptions(self, call: Call) -> ReconciledSubscriptions:
+        """Compare the provider's subscriptions with webhookd's, and name the renewals that did not come.
+
+        A subscription is compared a day after its last change. Renewals are those of the last 14 days.
+        """
+        account = call.path.account
+        report = await self._reconciler().subscriptions(account)
+        return ReconciledSubscriptions(
+            account=account,
+            as_of=report.as_of,
+            listed_at=report.listed_at,
+            result=report.result,
+            difference_count=len(report.findings),
+            differences=[_subscription(account, one) for one in report.findings[: call.query.most]],
+            reasons=list(report.reasons),
+        )
 
     async def reconcile_days(self, call: Call) -> Reconciliation:
         """Compare each settlement day of the provider with webhookd's books, and with the shop's.
@@ -167,6 +226,17 @@ def _difference(account: str, finding: Finding) -> DifferenceShape:
         batch_id=finding.batch_id,
         to_do=finding.to_do,
         links=[f"/#/transactions/{account}/{quote(number, safe='')}" for number in finding.transactions],
+    )
+
+
+def _subscription(account: str, finding: SubscriptionFinding) -> SubscriptionDifferenceShape:
+    return SubscriptionDifferenceShape(
+        kind=finding.kind,
+        subscription_id=finding.id,
+        provider=finding.provider,
+        other=finding.other,
+        to_do=finding.to_do,
+        link=f"/#/subscriptions/{account}/{quote(finding.id, safe='')}",
     )
 
 

@@ -5,7 +5,8 @@ The provider's rows are those of the day's batches. A report is green only if ev
 batch is closed, the batches were listed long enough after the day, and webhookd's history is whole for each day on which one
 of the transactions was submitted.
 
-Transactions that moved no money (declined, voided, failed at once) may be missing in webhookd's books and the shop's.
+Transactions that moved no money (declined, voided, failed at once or with their batch) may be missing in webhookd's books and
+the shop's. What no webhook reports, such as a return or a capture of a part, is no difference if the shop's books have it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ _WORDS = {
     State.ERROR: {"error"},
 }
 # The return of an eCheck is a row of its own, which no webhook announces: the books show it at the original.
-_NO_MONEY = frozenset({State.EXPIRED, State.DECLINED, State.VOIDED, State.ERROR, State.RETURN})
+_NO_MONEY = frozenset({State.EXPIRED, State.DECLINED, State.VOIDED, State.ERROR, State.SETTLEMENT_FAILED, State.RETURN})
+_UNREPORTED = frozenset({State.SETTLEMENT_FAILED, State.RETURNED, State.CHARGEBACK, State.CHARGEBACK_REVERSAL})
 
 
 class OurRow(NamedTuple):
@@ -234,12 +236,15 @@ def _unknown(rows: Sequence[Facts], inputs: Inputs) -> Iterator[str]:
 def _findings(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:
     at_provider = {one.id: one for one in rows}
     yield from _listed_twice(inputs)
-    yield from _compared(at_provider, {one.id: one for one in inputs.ours}, inputs.elsewhere, Books.WEBHOOKD)
+    shop = {one.id: one for one in sorted(inputs.shop or (), key=str)}
+    for found in _compared(at_provider, {one.id: one for one in inputs.ours}, inputs.elsewhere, Books.WEBHOOKD):
+        if not _shop_knows(found, at_provider.get(found.subject), shop.get(found.subject)):
+            yield found
     if inputs.shop is not None:
         for number, count in Counter(one.id for one in inputs.shop).items():
             if count > 1:
                 yield Finding(Kind.LISTED_TWICE, Books.SHOP, number, (number,), other=f"{count} rows")
-        yield from _compared(at_provider, {one.id: one for one in sorted(inputs.shop, key=str)}, inputs.elsewhere, Books.SHOP)
+        yield from _compared(at_provider, shop, inputs.elsewhere, Books.SHOP)
     yield from _captured_twice(rows, inputs)
     for ours in inputs.ours:
         if ours.dead:
@@ -283,6 +288,16 @@ def _compared(
             yield Finding(Kind.STATE_DIFFERS, books, number, (number,), row.state.value, other.state, row.batch_id)
     for number in others.keys() - at_provider.keys() - set(elsewhere):
         yield Finding(Kind.NOT_AT_PROVIDER, books, number, (number,), other=others[number].amount)
+
+
+def _shop_knows(found: Finding, row: Facts | None, shop: ShopRow | None) -> bool:
+    """Returns whether the shop's books have what no webhook reports: money that did not come, or a capture of a part."""
+    if row is None or shop is None:
+        return False
+    if found.kind is Kind.AMOUNT_DIFFERS and isinstance(found.other, Decimal) and row.amount is not None:
+        return row.amount < found.other and _same_amount(row, shop.amount)
+    lost = found.kind is Kind.STATE_DIFFERS and row.state in _UNREPORTED
+    return lost and shop.state is not None and shop.state.casefold() in _WORDS[row.state]
 
 
 def _same_amount(row: Facts, other: Decimal | None) -> bool:

@@ -15,11 +15,13 @@ from webhookd.authorizenet.api.results import Batch
 from webhookd.authorizenet.batches import FINAL, Check, Line
 from webhookd.authorizenet.body import load
 from webhookd.authorizenet.reconciliation import Agreed, Inputs, OurRow, Report, limits, reconcile
-from webhookd.authorizenet.settlement import Facts
+from webhookd.authorizenet.settlement import Facts, State
+from webhookd.authorizenet.subscription_books import SubscriptionFinding, SubscriptionKind, SubscriptionReport, doubts
 from webhookd.authorizenet.zones import zone_of
 from webhookd.errors import NotFoundError
 from webhookd.settings import Settings
 from webhookd.settings.provider import time_zone
+from webhookd.settings.synthetic_types import SyntheticType
 from webhookd.store.database import Database
 from webhookd.store.failures import gateway
 from webhookd.store.pools import Connection
@@ -31,6 +33,7 @@ _POOL = "admin"  # a long report takes none of the connections that commit webho
 _DAY = timedelta(days=1)
 # The provider refunds a sale for so long. So a refund may name a sale that is older than webhookd's own books.
 _REFUNDABLE = timedelta(days=180)
+_TOLD_BY = {State.RETURNED: SyntheticType.RETURNED, State.SETTLEMENT_FAILED: SyntheticType.SETTLEMENT_FAILED}
 
 
 @dataclass(slots=True, frozen=True)
@@ -85,6 +88,25 @@ class Reconciler:
         if self._shop is not None:
             inputs = await self._with_shop(self._shop, account, snapshot, inputs)
         return ReconciledDay(reconcile(day, zone, inputs, snapshot.now), name, inputs.shop is not None)
+
+    async def subscriptions(self, account: str) -> SubscriptionReport:
+        """Compares the provider's subscriptions with webhookd's. Raises NotFoundError if the account has no API credentials."""
+        with gateway():
+            async with (
+                self._database.acquire(_POOL) as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                frame = await queries.subscription_frame(connection, account=account)
+                rows = [row async for row in queries.subscription_differences(connection, account=account)]
+        if not frame["known"]:
+            raise NotFoundError(f"no account {account} has API credentials")
+        findings = (
+            SubscriptionFinding(SubscriptionKind(row["kind"]), row["subscription_id"], row["provider"], row["other"])
+            for row in rows
+        )
+        reasons = doubts(frame["subscriptions_at"], frame["now"], ours=frame["ours"])
+        ordered = tuple(sorted(findings, key=lambda one: one.order))
+        return SubscriptionReport(frame["now"], frame["subscriptions_at"], ordered, reasons)
 
     async def _with_shop(self, shop: ShopBooks, account: str, snapshot: _Snapshot, inputs: Inputs) -> Inputs:
         """Adds the shop's books. They are read after the snapshot: usually, they are in another database."""
@@ -157,8 +179,9 @@ class _Snapshot:
             found = await self._all(queries.batches_by_id, batches=sorted(others - known))
             checks += [_check(row) for row in found]
         facts = list(_by_batch((one for _, one in stored), {one.batch.id: one.batch.settled_at for one in checks}))
+        told = await self._told(facts)
         ours = [
-            OurRow(one.facts.id, row["our_amount"], row["our_state"] or "unknown", row["our_dead"])
+            OurRow(one.facts.id, row["our_amount"], told.get(one.facts.id, row["our_state"]) or "unknown", row["our_dead"])
             for row, one in stored
             if row["is_ours"]
         ]
@@ -187,6 +210,15 @@ class _Snapshot:
             self._doubts.append(self.lists_doubt)
             return []
         return [OurRow(row["transaction_id"], row["our_amount"], row["our_state"]) for row in rows]
+
+    async def _told(self, facts: Iterable[Facts]) -> dict[str, str]:
+        """Returns the states of transactions whose money did not come, if a synthetic event has told the handlers so."""
+        lost = {one.id: one.state for one in facts if one.state in _TOLD_BY}
+        if not lost:
+            return {}
+        rows = await self._all(queries.told_losses, transaction_ids=sorted(lost), event_types=sorted(_TOLD_BY.values()))
+        found = {(row["transaction_id"], row["event_type"]) for row in rows}
+        return {name: state.value for name, state in lost.items() if (name, _TOLD_BY[state]) in found}
 
     async def _sales(self, facts: Sequence[Facts]) -> set[str]:
         refunds = {one.ref_transaction_id: one for one in facts if one.is_refund and one.ref_transaction_id is not None}

@@ -1,4 +1,4 @@
-"""The scheduled reconciliation of an account: reconciles the last settlement days, and records the outcome for alerts."""
+"""The scheduled reconciliation of an account: its last settlement days, recorded for alerts, and its subscriptions."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ class DayReports:
             self._metrics.reconciled_days.labels(self._account, result).set(results[result])
         late = sum(one.result != "green" and one.report.ends + PATIENCE <= one.report.as_of for one in found)
         self._metrics.days_not_reconciled.labels(self._account).set(late)
+        await self._count_subscriptions()
+
+    async def _count_subscriptions(self) -> None:
+        """Counts what differs. Without any list, nothing does: the account may have no recurring billing."""
+        report = await self._reconciler.subscriptions(self._account)
+        number = 0 if report.listed_at is None else len(report.findings) + len(report.reasons)
+        self._metrics.subscriptions_not_reconciled.labels(self._account).set(number)
 
     async def _record(self, found: list[ReconciledDay]) -> None:
         async with self._database.acquire() as connection:

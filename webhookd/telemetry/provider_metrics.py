@@ -79,6 +79,11 @@ class ProviderMetrics:
             "days_not_reconciled",
             "Settlement days of the last 14 that are over for three days, and have differences or are not known.",
         )
+        self.subscriptions_not_reconciled = gauge(
+            "subscriptions_not_reconciled",
+            "Subscriptions that differ from Authorize.Net's lists, and renewals of the last 14 days that did not come; one "
+            "more if the lists are older than two days.",
+        )
         self.webhook_state = Gauge(
             "webhookd_provider_webhook_state",
             "1 for the state of the webhook that the guardian last found, 0 for the others: ok, inactive, missing, url, "
@@ -105,7 +110,14 @@ class ProviderMetrics:
         """Removes the gauges of an account for which another replica asks from now on."""
         gauges = self.missing, self.unreadable, self.days_not_whole, self.days_not_reconciled, self.compared, self.swept
         details = self.details_wanted, self.details_wanted_seconds
-        for gauge in (*gauges, *details, self.batches_open, self.reports_off, self.credentials_refused):
+        for gauge in (
+            *gauges,
+            *details,
+            self.subscriptions_not_reconciled,
+            self.batches_open,
+            self.reports_off,
+            self.credentials_refused,
+        ):
             with contextlib.suppress(KeyError):
                 gauge.remove(account)
         for state in WEBHOOK_STATES:

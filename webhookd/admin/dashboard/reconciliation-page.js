@@ -51,7 +51,14 @@ export function reconciliationPage(context) {
     report,
   );
   const path = `${PROVIDER}/${encodeURIComponent(account)}/reconciliation`;
-  load(report, async () => build(account, await get(path, { from, to, most: MOST }, context.signal)), 8);
+  const read = async () => {
+    const [days, subscriptions] = await Promise.all([
+      get(path, { from, to, most: MOST }, context.signal),
+      get(`${path}/subscriptions`, { most: MOST }, context.signal),
+    ]);
+    return build(account, days, subscriptions);
+  };
+  load(report, read, 8);
 }
 
 function ago(days) {
@@ -83,7 +90,7 @@ function submit(event, account) {
   go(["reconciliation", account], { from: given.get("from"), to: given.get("to") });
 }
 
-function build(account, { days }) {
+function build(account, { days }, subscriptions) {
   const counts = new Map();
   for (const { result } of days) counts.set(result, (counts.get(result) ?? 0) + 1);
   return h(
@@ -94,7 +101,44 @@ function build(account, { days }) {
       { class: "lead" },
       [...counts].map(([result, number]) => [chip(result), ` ${plural(number, "day")} `]),
     ),
+    subscriptionSection(account, subscriptions),
     days.toReversed().map((day) => daySection(account, day)),
+  );
+}
+
+function subscriptionSection(account, found) {
+  const more = found.difference_count - found.differences.length;
+  return section(
+    "Subscriptions",
+    h("p", {}, chip(found.result), " compared a day after their last change, with renewals of the last 14 days"),
+    facts([
+      ["Listed", when(found.listed_at)],
+      ["As of", when(found.as_of)],
+    ]),
+    found.reasons.length > 0 && reasons({ reasons: found.reasons, reason_count: found.reasons.length }),
+    found.differences.length > 0 && [
+      h("h3", {}, plural(found.difference_count, "difference")),
+      h(
+        "ul",
+        { class: "findings" },
+        found.differences.map((row) =>
+          h(
+            "li",
+            {},
+            h(
+              "p",
+              {},
+              h("strong", {}, row.kind),
+              ": ",
+              h("a", { href: timelineOf("subscription", account, row.subscription_id) }, h("code", {}, row.subscription_id)),
+            ),
+            h("p", {}, `Provider: ${side(row.provider)}. webhookd: ${side(row.other)}.`),
+            h("p", {}, withCode(row.to_do)),
+          ),
+        ),
+      ),
+      more > 0 && h("p", { class: "note" }, `And ${plural(more, "difference")} more: webhookd reconcile names them all.`),
+    ],
   );
 }
 

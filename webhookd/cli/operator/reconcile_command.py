@@ -30,9 +30,10 @@ _FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that begins so for
 HELP = (
     "Compare each settlement day of Authorize.Net with webhookd's books, and with the shop's.\n\n"
     "A day is one of the account's own time zone, by the settlement times of its batches. It is green only if all of its "
-    "batches are closed, everything about it is known, and nothing differs. Each difference comes with what to do. The command "
-    "changes nothing. For example, each morning in a cron job: `webhookd reconcile --from 7d --to 2d`.\n\n"
-    "The exit code is 0 if all days are green, 1 if something differs, and 6 if nothing differs but a day is not known yet.\n\n"
+    "batches are closed, everything about it is known, and nothing differs. Below the days come the subscriptions that differ "
+    "now, and the renewals that did not come. Each difference comes with what to do. The command changes nothing. For example, "
+    "each morning in a cron job: `webhookd reconcile --from 7d --to 2d`.\n\n"
+    "The exit code is 0 if all is green, 1 if something differs, and 6 if nothing differs but something is not known yet.\n\n"
     "The command uses the admin API of WEBHOOKD_API_URL and WEBHOOKD_API_TOKEN (or WEBHOOKD_API_TOKEN_FILE), else of this "
     "machine's daemon, else of the `webhookd dev` in this folder.\n\n" + EXIT_CODES.removesuffix(".") + "; 6 not known yet."
 )
@@ -60,7 +61,14 @@ def reconcile(
     async def read(api: Api) -> list[Json]:
         found = (await api.get("provider", "accounts"))["accounts"]
         names = [one["account"] for one in found if account in (None, one["account"])]
-        return [{"account": name, "days": [day async for day in _days(api, name, begin, end)]} for name in names]
+        return [
+            {
+                "account": name,
+                "days": [day async for day in _days(api, name, begin, end)],
+                "subscriptions": await api.get("provider", "accounts", name, "reconciliation", "subscriptions", most=_MOST),
+            }
+            for name in names
+        ]
 
     accounts = with_api(url, folder, read)
     if not accounts:
@@ -85,8 +93,8 @@ async def _days(api: Api, account: str, begin: date, end: date) -> AsyncIterator
 
 
 def exit_code(accounts: list[Json]) -> int:
-    """Returns 0 if all days are green, 1 if something differs, NOT_KNOWN if only something is open."""
-    results = {day["result"] for one in accounts for day in one["days"]}
+    """Returns 0 if all days and subscriptions are green, 1 if something differs, NOT_KNOWN if only something is open."""
+    results = {part["result"] for one in accounts for part in (*one["days"], one["subscriptions"])}
     if "differences" in results:
         return Exit.FAILED
     return Exit.DONE if results == {"green"} else NOT_KNOWN
@@ -107,6 +115,24 @@ def csv_of(accounts: list[Json]) -> str:
             rows += [["not known", "", "", "", "", "", "", reason] for reason in day["reasons"]]
             for row in rows or [[""] * 8]:
                 writer.writerow([cell(value) for value in (*head, *row)])
+        found = one["subscriptions"]
+        head = [one["account"], "", found["result"], found["as_of"]]
+        rows = [
+            [
+                row["kind"],
+                "webhookd",
+                f"subscription {row['subscription_id']}",
+                "",
+                row["provider"],
+                row["other"],
+                "",
+                row["to_do"],
+            ]
+            for row in found["differences"]
+        ]
+        rows += [["not known", "", "subscriptions", "", "", "", "", reason] for reason in found["reasons"]]
+        for row in rows:
+            writer.writerow([cell(value) for value in (*head, *row)])
     return text.getvalue()
 
 
@@ -121,6 +147,8 @@ def _tell(one: Json, base: str) -> None:
     for day in one["days"]:
         for line in lines_of(day, base):
             say(line)
+    for line in subscription_lines(one["subscriptions"], base):
+        say(line)
     if one["days"]:
         last = one["days"][-1]
         say(f"as of {instant(last['as_of'])} (UTC); days of {plain(last['zone'])}")
@@ -149,6 +177,21 @@ def lines_of(day: Json, base: str) -> Iterator[str]:
         yield f"  not known yet: {plain(reason)}"
     if (more := day["reason_count"] - len(day["reasons"])) > 0:
         yield f"  and {number_of(more, 'reason')} more"
+
+
+def subscription_lines(found: Json, base: str) -> Iterator[str]:
+    """Yields the lines of the subscriptions: each difference with what to do, then what is not known."""
+    listed = "not listed" if found["listed_at"] is None else f"listed {instant(found['listed_at'])[:16]} UTC"
+    yield f"subscriptions ({listed}): {plain(found['result'])}"
+    for row in found["differences"]:
+        sides = f"provider {_side(row['provider'])}, webhookd {_side(row['other'])}"
+        yield f"  {plain(row['kind'])}: {plain(row['subscription_id'])}; {sides}"
+        yield f"    {plain(row['to_do'])}"
+        yield f"    {base}{plain(row['link'])}"
+    if (more := found["difference_count"] - len(found["differences"])) > 0:
+        yield f"  and {number_of(more, 'difference')} more"
+    for reason in found["reasons"]:
+        yield f"  not known yet: {plain(reason)}"
 
 
 def _side(value: object) -> str:
