@@ -161,7 +161,7 @@ def required_id(fields: Mapping[str, Any], name: str) -> str:
 def optional_id(fields: Mapping[str, Any], name: str) -> str | None:
     """Returns an id or an invoice number; None if there is none, or if an index could not hold it."""
     found = text(fields.get(name))
-    return found if found is not None and len(found) <= _LONGEST_ID else None
+    return found if found is not None and len(found) <= LONGEST_ID else None
 
 
 def number(value: object) -> int | None:
