@@ -214,6 +214,8 @@ SPAN = "WHERE $1 = 'default' AND $2 < $3::timestamptz AND $4::text[] IS NOT NULL
         (f"SELECT transaction_id, amount FROM public.payments {SPAN}", "other columns than three"),
         (f"SELECT secret_column, 1, '' FROM public.payments {SPAN}", "UndefinedColumnError, SQLSTATE 42703"),
         (f"SELECT nextval('public.counter')::text, 1, '' {SPAN}", "ReadOnlySQLTransactionError, SQLSTATE 25006"),
+        (f"SELECT set_config('transaction_read_only', 'off', true), nextval('public.counter'), '' {SPAN}", "SQLSTATE 25001"),
+        (f"SELECT '1', 1, '' {SPAN}; COMMIT; SELECT nextval('public.counter')", "PostgresSyntaxError, SQLSTATE 42601"),
         (f"SELECT NULL, 1, '' FROM public.payments {SPAN}", "rows with no id of a transaction: 5"),
         (f"SELECT transaction_id, 'much', '' FROM public.payments {SPAN}", "rows with an amount that is no number: 5"),
         (f"SELECT transaction_id, amount, 7 FROM public.payments {SPAN}", "rows with a state that is no text: 5"),
