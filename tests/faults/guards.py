@@ -672,15 +672,15 @@ GUARDS = (
     Guard(
         "after a creation without an answer, webhookd looks before it creates again",
         "webhookd/sync/registration.py",
-        "webhook = listed[0] if listed else await",
+        "webhook = found.webhook or await",
         "webhook = await",
         _REGISTRATION + "test_after_a_creation_without_an_answer_no_second_webhook_is_made",
     ),
     Guard(
         "a second webhook on one URL is refused",
         "webhookd/sync/registration.py",
-        "            if same_url(one.url, url):\n                raise",
-        "            if one.url == url:\n                raise",
+        "        if same_url(one.url, url):\n            raise",
+        "        if one.url == url:\n            raise",
         _REGISTRATION + "test_a_second_webhook_on_one_url_is_refused",
     ),
     Guard(
@@ -973,7 +973,7 @@ GUARDS = (
     Guard(
         "an id in a path of the provider's API leads to no other path",
         "webhookd/authorizenet/api/operations.py",
-        "(identifier is not None and not _ID.fullmatch(identifier))",
+        "(identifier is not None and not is_id(identifier))",
         "False",
         _PROVIDER_CALLS + "test_an_id_leads_to_no_other_path",
     ),

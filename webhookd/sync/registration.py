@@ -129,7 +129,7 @@ class Registrar:
     async def create(self, url: str, event_types: Sequence[str] | None = None, *, name: str | None = None) -> Outcome:
         """Registers an inactive webhook. Raises ConflictError if the URL has one."""
         async with self._alone():
-            self._refuse_second(await self._webhooks(), url)
+            _refuse_second(await self._webhooks(), url)
             webhook, changes = await self._create(url, event_types, name=name)
             return Outcome(webhook, tuple(changes))
 
@@ -144,7 +144,7 @@ class Registrar:
             webhooks = await self._client.webhooks()
             webhook = _chosen(webhooks, identifier)
             if url is not None:
-                self._refuse_second([one for one in webhooks if one is not webhook], url)
+                _refuse_second([one for one in webhooks if one is not webhook], url)
             if url is None and event_types is None and name is None:
                 event_types = _lacking(webhook, await self._records.known())
             changed, changes = await self._change(webhook, url=url, event_types=event_types, name=name)
@@ -186,7 +186,7 @@ class Registrar:
             webhook = _chosen(webhooks, identifier)
             if active:
                 others = [one for one in webhooks if one is not webhook and (is_active(one) or one.problem)]
-                self._refuse_second(others, webhook.url)
+                _refuse_second(others, webhook.url)
             changed, changes = await self._set_active(webhook, active=active)
             if not changes:
                 self._tell(f"the webhook {webhook.id} is {webhook.status}: there is nothing to change")
@@ -304,21 +304,22 @@ class Registrar:
         self._tell(f"the webhook {webhook.id} is {status}")
         return changed, changes
 
-    def _refuse_second(self, webhooks: Iterable[Webhook], url: str) -> None:
-        for one in webhooks:
-            if one.problem and (not one.url or same_url(one.url, url)):
-                raise ConflictError(str(unreadable([one])))
-            if same_url(one.url, url):
-                raise ConflictError(
-                    f"the webhook {one.id}, which is {one.status}, has the URL {one.url} already, and with a second one each "
-                    "event would come twice: change that webhook, or delete it"
-                )
-
     def _warn_of_others(self, found: Found, url: str) -> None:
         if found.webhook is not None:
             self._tell(
                 f"the webhook {found.webhook.id} sends to {found.webhook.url}, and stays as it is: once {url} works, delete it "
                 f"by `webhookd provider webhooks delete {found.webhook.id}`"
+            )
+
+
+def _refuse_second(webhooks: Iterable[Webhook], url: str) -> None:
+    for one in webhooks:
+        if one.problem and (not one.url or same_url(one.url, url)):
+            raise ConflictError(str(unreadable([one])))
+        if same_url(one.url, url):
+            raise ConflictError(
+                f"the webhook {one.id}, which is {one.status}, has the URL {one.url} already, and with a second one each "
+                "event would come twice: change that webhook, or delete it"
             )
 
 
