@@ -21,8 +21,8 @@ CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null
 unexport PYTHONDONTWRITEBYTECODE
 
 # The suites that have long cases, and the part of these that `make test-slice` runs.
-LONG := tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/integration/test_search_plans.py \
-	tests/contract/test_provider.py
+LONG := tests/faults tests/model tests/acceptance tests/dashboard tests/deploy tests/upgrade tests/contract \
+	tests/integration/test_search_plans.py tests/integration/test_reconciling.py tests/integration/test_reconciled_sweeps.py
 SLICE ?= $(shell git rev-parse HEAD)/16
 
 # `make coverage` prints the modules below the floor, and the total. It fails if the total of the lines is below the floor. The

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.helpers import slices
+from tests.helpers.guide import ROOT
 from tests.helpers.slices import Slice, slice_of
 
 _TESTS = """
@@ -33,6 +37,15 @@ def pytest_addoption(parser):
 def no_other_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the runs under test load no plugin of an installed package."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+def test_make_runs_each_file_that_has_long_cases() -> None:
+    command = subprocess.run(["make", "-n", "test-faults"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    places = tuple(word for word in command.split() if word.startswith("tests/"))
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    long = [str(path.relative_to(ROOT)) for path in files if "mark.long" in path.read_text()]
+    assert len(long) > 20
+    assert [name for name in long if not name.startswith(places)] == []
 
 
 def test_each_case_is_in_one_part_and_neighbours_are_in_different_parts() -> None:
