@@ -21,8 +21,8 @@ async def _bundles(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "point",
     [
-        Failpoint.WORKER_AFTER_CLAIM,
-        Failpoint.WORKER_AFTER_HANDLERS,
+        pytest.param(Failpoint.WORKER_AFTER_CLAIM, marks=pytest.mark.long),
+        pytest.param(Failpoint.WORKER_AFTER_HANDLERS, marks=pytest.mark.long),
         Failpoint.WORKER_AFTER_COMMIT,
         Failpoint.ACKS_BEFORE_DELETE,
     ],

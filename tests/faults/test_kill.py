@@ -64,7 +64,7 @@ _APART = {
     Failpoint.DELIVER_AFTER_ANSWER,
     Failpoint.SYNC_AFTER_DETAILS,
 }
-_SHORT = {Failpoint.RECEIVE_AFTER_COMMIT, Failpoint.RELAY_AFTER_SEND, Failpoint.WORKER_AFTER_COMMIT}
+_SHORT = {Failpoint.RECEIVE_AFTER_COMMIT, Failpoint.RELAY_AFTER_SEND}  # test_bundles.py kills a worker
 _POINTS = [pytest.param(point, marks=() if point in _SHORT else pytest.mark.long) for point in Failpoint if point not in _APART]
 
 

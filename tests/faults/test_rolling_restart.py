@@ -6,6 +6,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+import pytest
 import trustme
 
 from tests.helpers.nginx import Nginx, needs_nginx
@@ -33,6 +34,7 @@ async def test_a_rolling_restart_fails_no_request_loses_nothing_and_doubles_noth
         await rig.finish()
 
 
+@pytest.mark.long
 async def test_a_replica_that_is_killed_costs_no_request(rig: Rig, tmp_path: Path) -> None:
     """The proxy repeats the unanswered requests of the killed replica at another replica, and each is the same event."""
     daemons = [await rig.daemon() for _ in range(3)]
