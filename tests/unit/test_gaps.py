@@ -190,6 +190,26 @@ def test_a_day_whose_list_no_look_reads_any_more_does_not_stay_open() -> None:
         assert of_day(found) == of_day(before)._replace(completeness=expected)
 
 
+def test_a_day_whose_list_no_look_reads_any_more_does_not_lack_what_is_known_by_now() -> None:
+    lacking = compared(row("a"), row("b"), own=ledger("a"), complete=False)
+    assert of_day(lacking).completeness is Completeness.MISSING
+    for known in (ledger("a", "b"), replace(ledger("a"), foreign=frozenset({"b"}))):
+        found = compared(row("a"), own=known, before=lacking, complete=False)
+        assert counts(found) == Day(DAY, Completeness.NOT_KNOWN, listed=1, ours=1)
+    seen = replace(ledger("a"), seen={"b": row("b")})
+    found = compared(row("a"), own=seen, before=lacking, complete=False)
+    assert of_day(found).completeness is Completeness.MISSING, "the list dropped the notification that the ledger lacks"
+
+
+def test_a_day_that_lacked_something_needs_one_more_look_an_hour_after_the_last_one() -> None:
+    lacking = twice(row("a"), row("b"), own=ledger("a"))
+    later = NOW + timedelta(minutes=5)
+    found = compared(row("a"), own=ledger("a", "b"), now=later, before=lacking, complete=False)
+    assert revisits(NOW.date(), {DAY: of_day(found)}, NOW + APART, GRACE) == (DAY,)
+    again = compared(row("a"), row("b"), own=ledger("a", "b"), now=NOW + APART, before=found)
+    assert counts(again) == Day(DAY, Completeness.WHOLE, listed=2, ours=2)
+
+
 def test_a_notification_without_a_date_is_fetched_and_no_day_is_whole_until_its_day_is_known() -> None:
     found = twice(row("a", None), own=ledger())
     assert [one.notification_id for one in found.missing] == ["a"]

@@ -230,7 +230,11 @@ class _Look:
         """Returns an earlier result as it is now: a day does not stay open if no look reads its list.
 
         If the last look finds more than was proven, the day needs thorough looks again. They also end the last look.
+        Notifications that the day lacked are known by now. They count again when a look reads the day's whole list.
         """
+        if before.missing:
+            rest, looks = before.listed - before.missing, min(before.looks, LOOKS - 1)
+            before = before._replace(completeness=Completeness.OPEN, listed=rest, missing=0, looks=looks)
         is_late = self._now - _end(before.day) - self._grace >= PATIENCE
         if (before.completeness is Completeness.OPEN and is_late) or self._is_old_and_whole(before):
             return before._replace(completeness=Completeness.NOT_KNOWN)
