@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import random
-from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -46,6 +45,7 @@ _IDS = """
 SELECT l.notification_id, k.key_fingerprint = 'history' AS recovered, w.status
 FROM webhookd.ledger l JOIN webhookd.kinds k ON k.id = l.kind JOIN webhookd.events w ON w.id = l.id
 WHERE k.account = $1
+ORDER BY l.id
 """
 _ALIASES = "SELECT notification_id FROM webhookd.notification_aliases WHERE account = $1"
 # PostgreSQL's clock does not run as fast as the story's.
@@ -363,8 +363,15 @@ class Story:
         ids = [row["notification_id"] for row in rows]
         assert len(ids) == len(set(ids)), self.told("an event is in the ledger twice")
         assert set(ids) <= ours.keys(), self.told("an event of another webhook is in the ledger")
-        events = Counter((ours[name].event_type, ours[name].payload["id"], ours[name].made_at) for name in ids)
-        assert not events or max(events.values()) == 1, self.told(f"an event is in the ledger for two webhooks: {events}")
+        events: dict[tuple[str, str, datetime], bool] = {}  # whether the event was recovered
+        for row in rows:
+            one = ours[row["notification_id"]]
+            event = one.event_type, one.payload["id"], one.made_at
+            # In one case, an event may be there twice (guide/gaps.md): webhookd could take only one of its two notifications from
+            # the history, and the other came as a webhook later.
+            is_limit = event in events and events[event] and not row["recovered"]
+            assert event not in events or is_limit, self.told(f"an event is in the ledger for two webhooks: {event}")
+            events[event] = row["recovered"]
         assert {row["status"] for row in rows} <= {"processed"}, self.told("an event is not processed")
         assert processed == dict.fromkeys(ids, 1), self.told("an event is not processed once")
         days = await self.days()

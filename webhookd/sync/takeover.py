@@ -78,8 +78,8 @@ class Takeover:
     is known as ours, nothing is taken.
 
     Two webhooks of ours bring each event twice. So the second notification of an event becomes an alias of the event.
-    One case is left, in which the event is taken twice: the history lists only one of the two notifications, this one is
-    taken, and later the other one comes as a webhook. Nothing that both have in common identifies the event. The history
+    One case is left, in which the event is taken twice: the history lists or shows only one of the two notifications, this one
+    is taken, and later the other one comes as a webhook. Nothing that both have in common identifies the event. The history
     has three decimals of the date, the webhook up to seven, and a key without the other decimals would also be the key of
     another real event: one request may change an entity twice within a millisecond. It is better to process such an event
     twice than to drop a real one. The guardian reports two webhooks of ours (`doubled`).
