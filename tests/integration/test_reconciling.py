@@ -96,7 +96,7 @@ def wanted(account: Account, planted: list[Planted], *, told: bool = False) -> F
                 kinds.add((Kind.STATE_DIFFERS, ids[0]))
             case "doubled" if not failed:
                 kinds.add((Kind.CAPTURED_TWICE, str(account.transactions[ids[0]].invoice)))
-            case "lone refund":
+            case "lone refund" if not failed:
                 kinds.add((Kind.REFUND_WITHOUT_SALE, ids[0]))
     return kinds
 

@@ -240,6 +240,9 @@ def test_a_refund_without_a_sale_is_named() -> None:
     assert report(SALE, REFUND).is_green
     assert report(REFUND, sales={"1"}).is_green
     assert report(REFUND, elsewhere={"1"}).is_green
+    failed = replace(REFUND, status="settlementError")
+    told = [OurRow("3", failed.amount, "settlement failed")]
+    assert report(failed, ours=told, shop=None).findings == (), "no money went back"
 
 
 def test_a_refund_is_not_judged_before_its_details_are_read() -> None:
