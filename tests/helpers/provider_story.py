@@ -367,8 +367,8 @@ class Story:
         for row in rows:
             one = ours[row["notification_id"]]
             event = one.event_type, one.payload["id"], one.made_at
-            # In one case, an event may be there twice (guide/gaps.md): webhookd could take only one of its two notifications from
-            # the history, and the other came as a webhook later.
+            # In one case, an event is there twice (guide/gaps.md): webhookd could take only one of its notifications from the
+            # history, and the other came as a webhook later.
             is_limit = event in events and events[event] and not row["recovered"]
             assert event not in events or is_limit, self.told(f"an event is in the ledger for two webhooks: {event}")
             events[event] = row["recovered"]
