@@ -214,7 +214,8 @@ def _unlisted(inputs: Inputs, ends: datetime, late: timedelta) -> Iterator[str]:
     if inputs.listed_at is None:
         yield "the provider's batches were not listed to the end"
     elif inputs.listed_at < ends + late:
-        yield f"the provider's batches were last listed at {inputs.listed_at.isoformat()}, before the day was surely complete"
+        listed = inputs.listed_at.isoformat(timespec="seconds")
+        yield f"the provider's batches were last listed at {listed}, before the day was surely complete"
 
 
 def _not_whole(day: date) -> str:

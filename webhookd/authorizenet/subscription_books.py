@@ -76,5 +76,5 @@ def doubts(listed_at: datetime | None, now: datetime, *, ours: bool) -> tuple[st
     if listed_at is None:
         return ("the provider's subscriptions were not listed to the end",) if ours else ()
     if now - listed_at > OLDEST_LISTS:
-        return (f"the provider's subscriptions were last listed at {listed_at.isoformat()}",)
+        return (f"the provider's subscriptions were last listed at {listed_at.isoformat(timespec='seconds')}",)
     return ()

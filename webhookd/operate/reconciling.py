@@ -151,17 +151,19 @@ class _Snapshot:
         elif zone is None:
             zone, name = UTC, "UTC"
             self._doubts.append(
-                "the account's time zone is not known, so the day is one of UTC: set WEBHOOKD_TIME_ZONE, such as "
-                "America/Los_Angeles"
+                "the account's time zone is not known, so the day is one of UTC: wait for some sweeps of the "
+                "settlement, since one of them asks for the zone, or set WEBHOOKD_TIME_ZONE, such as America/Los_Angeles"
             )
         self.begins, self.ends = limits(self._day, zone)
         if row["swept_from"] is not None and row["swept_from"] > self.begins:
-            self._doubts.append(f"webhookd looks only at batches that settled since {row['swept_from'].isoformat()}")
+            self._doubts.append(
+                f"webhookd looks only at batches that settled since {row['swept_from'].isoformat(timespec='seconds')}"
+            )
         unsettled = row["unsettled_at"]
         if row["unread"]:
             self.lists_doubt = "transactions of webhookd are in no list yet, and the list of a batch was not read yet"
         elif unsettled is None or unsettled < self.ends:
-            since = "never" if unsettled is None else unsettled.isoformat()
+            since = "never" if unsettled is None else unsettled.isoformat(timespec="seconds")
             self.lists_doubt = f"transactions of webhookd are in no list yet, and the unsettled ones were last listed: {since}"
         return zone, name
 

@@ -166,7 +166,7 @@ class ProviderSettings(AccountProviderSettings):
     shop_query: ShopQuery | None = _setting(
         None,
         "SQL that returns the shop's own payments and refunds for a reconciliation: id of the transaction, amount, state. See "
-        "Reconciliation.",
+        "*Do the books agree?* in the guide.",
     )
     shop_database_url: DatabaseUrl | None = _setting(
         None, "The PostgreSQL database of that query. If unset, webhookd's own. Give it a role that may only read."
