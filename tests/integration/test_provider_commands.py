@@ -101,6 +101,7 @@ async def test_each_change_has_its_command_its_dry_run_and_its_json(
         "status": "inactive",
         "name": "shop",
         "event_types": ["net.authorize.payment.void.created"],
+        "problem": None,
     }
     _, err = await run(servers, environment, "webhooks", "create", code=1)
     assert "each event would come twice" in err
