@@ -777,20 +777,26 @@ def _looked(provider: Simulator, number: int) -> bool:
     return _looks(provider) >= number
 
 
-async def test_a_notification_without_a_date_from_before_the_credentials_is_not_taken(
-    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def dated(text: str) -> Callable[[web.Request, web.Response], web.Response | None]:
+    """Returns a change of the provider's answers: each notification has the date `text`."""
+
     def change(request: web.Request, got: web.Response) -> web.Response | None:
         if request.method != "GET" or "/notifications" not in request.path or got.status != 200:
             return None
         body = loads(bytes_of(got))
         for row in body.get("notifications", [body]):
-            row["eventDate"] = "12/01/2026 02:44:00 AM"
+            row["eventDate"] = text
         return json(body)
 
+    return change
+
+
+async def test_a_notification_without_a_date_from_before_the_credentials_is_not_taken(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop.webhook = provider.register(OTHER_URL)
     provider.make(REFUND, withheld=True)
-    spoil(provider, monkeypatch, change)
+    spoil(provider, monkeypatch, dated("12/01/2026 02:44:00 AM"))
     await shop.open(public_url=OTHER_URL)
     noted = "SELECT reason FROM webhookd.provider_notifications WHERE status = 'unreadable'"
     assert "has a date that can be read" in await until(lambda: shop.connection.fetchval(noted), "it is noted", deadline=30)
@@ -803,16 +809,8 @@ async def test_a_notification_that_is_dated_far_ahead_is_taken_once(
 ) -> None:
     """A young one may be on its way, and this one would be young for years."""
 
-    def change(request: web.Request, got: web.Response) -> web.Response | None:
-        if request.method != "GET" or "/notifications" not in request.path or got.status != 200:
-            return None
-        body = loads(bytes_of(got))
-        for row in body.get("notifications", [body]):
-            row["eventDate"] = "2999-12-31T23:59:59.999"
-        return json(body)
-
     shop.webhook = provider.register(OTHER_URL)
-    spoil(provider, monkeypatch, change)
+    spoil(provider, monkeypatch, dated("2999-12-31T23:59:59.999"))
     await shop.open(gap_grace=900, public_url=OTHER_URL)
     lost = made(provider.make(REFUND, withheld=True))
     await until(lambda: _equals(shop.processed(), 1), "it is processed", deadline=60)

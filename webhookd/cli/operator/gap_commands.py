@@ -188,4 +188,6 @@ def day_of(option: str, text: str, today: date) -> date:
     try:
         return date.fromisoformat(text.strip())
     except ValueError:
-        raise SettingsError(f"{option} {plain(text)}: give a date such as 2026-11-01, or an age such as 30d or 2w") from None
+        raise SettingsError(
+            f"{option} {plain(text)}: give a date such as 2026-11-01, or an age of at least 1d, such as 30d or 2w"
+        ) from None
