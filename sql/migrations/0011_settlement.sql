@@ -85,7 +85,7 @@ CREATE TABLE webhookd.provider_sweeps (
     swept_at          timestamptz,
     time_zone         text
 );
-COMMENT ON COLUMN webhookd.provider_sweeps.swept_from IS 'Batches that settled earlier are not looked at, unless an operator orders it.';
+COMMENT ON COLUMN webhookd.provider_sweeps.swept_from IS 'Batches that settled earlier are not looked at.';
 COMMENT ON COLUMN webhookd.provider_sweeps.batches_listed_at IS 'When the batches were last listed, and all of them were recorded.';
 COMMENT ON COLUMN webhookd.provider_sweeps.unsettled_at IS 'When the unsettled transactions were last listed to the end.';
 COMMENT ON COLUMN webhookd.provider_sweeps.asked IS 'How many questions of the present day were answered; 0: all of them.';

@@ -54,7 +54,8 @@ WHERE d.account = :account AND d.came_at IS NULL AND d.transaction_id = ANY(ARRA
 -- name: wake_for_details(ids)!
 -- Records that the details have come, and has the work of these events sent at once. Run it after the facts are stored.
 -- The statement skips work that a worker holds: that attempt may have read before the facts were stored, and then waits anew. Such an event
--- stays wanted, and the provider is asked again in 15 s, but not each time the role `sync` looks. It leaves alone the delay of work that has failed since it began to wait, and work whose message is on its way.
+-- stays wanted, and the provider is asked again after 15 s, not at each look of the role `sync`. The statement leaves alone the delay of
+-- work that has failed since it began to wait, and work whose message is on its way.
 WITH waiting AS MATERIALIZED (
     SELECT event_id FROM webhookd.work
     WHERE event_id = ANY(:ids::uuid[]) AND consumer = 'handlers' AND status NOT IN ('dead', 'discarded')
