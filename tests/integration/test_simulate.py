@@ -66,7 +66,7 @@ async def simulating(folder: Path, *arguments: str, **environment: str) -> Async
 
 
 async def test_the_commands_of_the_page_do_as_it_says(tmp_path: Path, receiver: Receiver) -> None:
-    start, settings, *asked = blocks(PAGE, "sh")
+    start, settings, *asked, registering = blocks(PAGE, "sh")
     assert start.count("webhookd simulate") == 1
     words = start.removeprefix("webhookd simulate").split()
     words[words.index("--to") + 1] = receiver.url
@@ -74,6 +74,10 @@ async def test_the_commands_of_the_page_do_as_it_says(tmp_path: Path, receiver: 
         url = session.facts["WEBHOOKD_PROVIDER"]
         exported = dict(line.removeprefix("export ").split("=") for line in settings.splitlines())
         assert exported | {"WEBHOOKD_PROVIDER": url} == {name: session.facts[name] for name in exported}
+        *also, command = registering.splitlines()
+        names = {line.removeprefix("export ").split("=")[0] for line in also} | exported.keys()
+        assert names == session.facts.keys() | {"WEBHOOKD_PUBLIC_URL"}
+        assert command == "webhookd provider setup"
         assert [(await session.line())["status"] for _ in range(2)] == [200, 200]
         environment = {**exported, "WEBHOOKD_PROVIDER": url}
         lines = [line for block in asked for line in block.splitlines()]
