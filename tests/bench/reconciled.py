@@ -120,7 +120,8 @@ def report(bench: Bench, provider: Merchant, database: str) -> Figures:
     ]
     wanted = [Decimal(provider.books["charged"]), row(database, _PLANTED)[0], 0]
     if found != wanted:
-        raise RuntimeError(f"the report has {found} (charged, differences, reasons), and the books have {wanted}")
+        reasons = sorted({reason for day in told for reason in day["reasons"]})
+        raise RuntimeError(f"the report has {found} (charged, differences, reasons), and the books have {wanted}: {reasons}")
     return {
         "seconds": seconds,
         "cli_cpu_s": client_cpu,

@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 from tests.bench.bench import Bench, Figures, until
-from tests.bench.merchant import login
+from tests.bench.merchant import ZONE, login
 from tests.bench.meter import Meter
 from tests.bench.processes import CORES, Target, Webhookd, running
 from tests.helpers.database import connect
@@ -112,6 +112,7 @@ def merchant(bench: Bench, days: int) -> Iterator[Merchant]:
         "settlement_every": "1",
         "gap_every": "3600",
         "webhook_guardian": "off",
+        "time_zone": ZONE.key,  # the sweep asks for it after some minutes only
     }
     with running(target):
         target.wait(answers, 600)
