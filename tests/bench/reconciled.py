@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,9 +17,10 @@ import psutil
 from tests.bench.bench import Bench, Figures
 from tests.bench.merchant import ZONE, settlement_days
 from tests.bench.meter import Meter
-from tests.bench.processes import Target, running
+from tests.bench.processes import CORES, Target, running
 from tests.bench.settlement import Merchant, execute, row
 from tests.helpers.database import connect
+from webhookd.dev.postgres import PostgresServer
 from webhookd.store.keys import kind_id
 
 _TOKEN = "a-token-for-the-bench"
@@ -95,7 +97,10 @@ def keep_books(database: str) -> None:
 
 
 def report(bench: Bench, provider: Merchant, database: str) -> Figures:
-    """Measures `webhookd reconcile` over all days, from its start to its end; and CPU and memory of both sides."""
+    """Measures `webhookd reconcile` over all days, from its start to its end; and CPU and memory of both sides.
+
+    Every process may use all cores: most of the time is PostgreSQL's, which reads two days side by side.
+    """
     days = settlement_days(provider.days, datetime.now(UTC))
     command = [sys.executable, "-m", "webhookd", "reconcile", "--from", str(days[0]), "--to", str(days[-1]), "--json"]
     out = bench.folder / "reconcile.json"
@@ -103,7 +108,8 @@ def report(bench: Bench, provider: Merchant, database: str) -> Figures:
     settings: dict[str, Any] = {**provider.settings, "roles": "receive", "read_tokens": _TOKEN}
     with running(bench.webhookd(database, bench.queues(), **settings)) as daemon:
         environment = {"WEBHOOKD_API_URL": daemon.admin, "WEBHOOKD_API_TOKEN": _TOKEN}
-        with Meter(bench.servers.postgresql, database) as meter:
+        daemon.process.cpu_affinity(CORES)
+        with _all_cores(bench.servers.postgresql), Meter(bench.servers.postgresql, database) as meter:
             before, began = daemon.processor_seconds, time.perf_counter()
             client, client_cpu, client_memory = Target(command, environment, out, pinned=False), 0.0, 0.0
             while client.running:
@@ -131,6 +137,25 @@ def report(bench: Bench, provider: Merchant, database: str) -> Figures:
         "daemon_rss_mib": memory,
         "differences": found[1],
     }
+
+
+@contextlib.contextmanager
+def _all_cores(server: PostgresServer) -> Iterator[None]:
+    """Lets PostgreSQL, with the sessions that it has and will have, run on all cores."""
+    assert server.process is not None
+    postmaster = psutil.Process(server.process.pid)
+
+    def pin(cores: list[int]) -> None:
+        for process in (postmaster, *postmaster.children()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.cpu_affinity(cores)
+
+    before = postmaster.cpu_affinity()
+    pin(CORES)
+    try:
+        yield
+    finally:
+        pin(before)
 
 
 def floor(bench: Bench, provider: Merchant, database: str) -> Figures:

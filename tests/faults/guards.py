@@ -138,8 +138,8 @@ GUARDS = (
     Guard(
         "no settlement day is green with a dead event, also if PostgreSQL compares its transactions",
         "sql/queries/reconciliation.sql",
-        "is_plain AND NOT (SELECT by_id FROM dead) ? transaction_id AND",
-        "is_plain AND",
+        "NOT (SELECT by_id FROM dead) ? transaction_id AND coalesce(",
+        "coalesce(",
         _RECONCILING + "test_the_report_names_exactly_what_was_planted[1]",
     ),
     Guard(
@@ -148,6 +148,14 @@ GUARDS = (
         "invoice_number NOT IN (SELECT invoice_number FROM twice)",
         "true",
         _RECONCILING + "test_the_report_names_exactly_what_was_planted[1]",
+    ),
+    Guard(
+        "a declined charge in another state here keeps a settlement day from being green, also if PostgreSQL compares it",
+        "sql/queries/reconciliation.sql",
+        "NOT IN (SELECT entity_id FROM others WHERE state <> 'declined')",
+        "NOT IN ('')",
+        _RECONCILING
+        + "test_what_moved_no_money_agrees_if_it_is_not_here_or_has_the_same_state[declined-captured-state differs]",
     ),
     Guard(
         "the shop's query for a settlement day cannot write",

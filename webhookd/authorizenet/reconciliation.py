@@ -62,14 +62,18 @@ class ShopRow(NamedTuple):
 
 
 class Agreed(NamedTuple):
-    """Settled charges that whoever read the day compared already: their number, their sum, and their days in UTC.
+    """Transactions that whoever read the day compared already. Each is in one batch, and no event of it is dead.
 
-    Each is in one batch, with the same amount and state in webhookd's books, no dead event, and an invoice number of its own.
+    number, amount: the number of settled charges, and their sum. Each has the same amount and state in webhookd's books, and an
+    invoice number of its own.
+    days: the days of all of them, in UTC.
+    without_money: the number of those that were declined or voided, and have the same state here or are not here.
     """
 
     number: int = 0
     amount: Decimal = Decimal(0)
     days: Collection[date] = frozenset()
+    without_money: int = 0
 
 
 _NONE = Agreed()
@@ -173,7 +177,7 @@ def reconcile(day: date, zone: tzinfo, inputs: Inputs, as_of: datetime, late: ti
         ends,
         as_of,
         matched=tuple(one.id for one in money if one.id not in touched and not one.state.is_open),
-        without_money=len(rows) - len(money),
+        without_money=inputs.agreed.without_money + len(rows) - len(money),
         charged=_sum(one for one in rows if one.state is State.SETTLED) + inputs.agreed.amount,
         refunded=_sum(one for one in rows if one.state is State.REFUND_SETTLED),
         findings=tuple(sorted(findings, key=lambda one: one.order)),

@@ -173,7 +173,9 @@ class _Snapshot:
         checks = [_check(row) for row in batches]
         dated = [one.batch.id for one in checks if one.batch.settled_at is not None]
         rows = await self._all(queries.settled_rows, batches=dated, every=self._every)
-        agreed = Agreed(rows[0]["agreed"], rows[0]["agreed_amount"], frozenset(rows[0]["agreed_days"]))
+        counted = rows[0]
+        days = frozenset(counted["plain_days"])
+        agreed = Agreed(counted["agreed"], counted["agreed_amount"], days, counted["agreed_without_money"])
         stored = [(row, stored_facts(row)) for row in rows if row["transaction_id"] is not None]
         others = {name for _, one in stored for name in one.listed_in} - set(dated)
         if others:
@@ -190,7 +192,7 @@ class _Snapshot:
         return Inputs(
             checks,
             facts,
-            [*ours, *await self._unlisted(dated)],
+            [*ours, *await self._unlisted()],
             sales=await self._sales(facts),
             captures=await self._captures(facts),
             whole_days=await self._whole_days(facts, agreed),
@@ -199,7 +201,7 @@ class _Snapshot:
             doubts=self._doubts,
         )
 
-    async def _unlisted(self, batches: Sequence[str]) -> list[OurRow]:
+    async def _unlisted(self) -> list[OurRow]:
         """Returns webhookd's rows that no list of the provider has, of the events received on the day before.
 
         By the end of the day, the provider lists them: settled, or waiting for it. So each is judged on one day only.
@@ -207,7 +209,7 @@ class _Snapshot:
         if (since := self._row["swept_from"]) is None:
             return []
         low, high = self.begins - _DAY, self.begins
-        rows = await self._all(queries.unlisted_transactions, batches=batches, low=low, high=high, since=since)
+        rows = await self._all(queries.unlisted_transactions, low=low, high=high, since=since)
         if rows and self.lists_doubt:
             self._doubts.append(self.lists_doubt)
             return []

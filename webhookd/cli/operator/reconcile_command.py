@@ -6,7 +6,7 @@ import asyncio
 import csv
 import io
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 
@@ -66,7 +66,7 @@ def reconcile(
         return [
             {
                 "account": name,
-                "days": [day async for day in _days(api, name, begin, end)],
+                "days": await _days(api, name, begin, end),
                 "subscriptions": await api.get("provider", "accounts", name, "reconciliation", "subscriptions", most=_MOST),
             }
             for name in names
@@ -86,18 +86,17 @@ def reconcile(
     raise typer.Exit(exit_code(accounts))
 
 
-async def _days(api: Api, account: str, begin: date, end: date) -> AsyncIterator[Json]:
-    """Yields the report of each day, the oldest first. Each is asked for by itself: no answer is large, and none takes long."""
+async def _days(api: Api, account: str, begin: date, end: date) -> list[Json]:
+    """Returns the report of each day, the oldest first. Each is asked for by itself: no answer is large or takes long."""
+    turn = asyncio.Semaphore(_AT_ONCE)
 
     async def report(age: int) -> Json:
         day = (begin + timedelta(days=age)).isoformat()
-        found = await api.get("provider", "accounts", account, "reconciliation", **{"from": day, "to": day, "most": _MOST})
+        async with turn:
+            found = await api.get("provider", "accounts", account, "reconciliation", **{"from": day, "to": day, "most": _MOST})
         return found["days"][0]  # type: ignore[no-any-return]
 
-    ages = range((end - begin).days + 1)
-    for age in ages[::_AT_ONCE]:
-        for day in await asyncio.gather(*map(report, ages[age : age + _AT_ONCE])):
-            yield day
+    return await asyncio.gather(*map(report, range((end - begin).days + 1)))
 
 
 def exit_code(accounts: list[Json]) -> int:
