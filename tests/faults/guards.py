@@ -3009,6 +3009,13 @@ GUARDS = (
         _BROKEN + "test_the_status_counts_at_once_however_the_packets_of_a_broken_answer_are_cut",
     ),
     Guard(
+        "an answer has ten interim heads at most",
+        "webhookd/deliver/response.py",
+        "if self._interim > MOST_INTERIM:",
+        "if False:",
+        _BROKEN + "test_an_answer_has_ten_interim_heads_at_most",
+    ),
+    Guard(
         "while a circuit is open, only probes are sent",
         "sql/queries/deliveries.sql",
         "+ interval '13 hours' THEN 1\n        ELSE 0\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import time
@@ -244,6 +245,38 @@ async def test_the_status_counts_at_once_however_the_packets_of_a_broken_answer_
         answer = await answer_of(url, timeout=20)
     assert answer.status == status
     assert answer.seconds < 15, "a broken body holds no place until the timeout"
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 102 P\r\n\r\n", b"HTTP/1.1 102 P\n\n", b"\r\n\r\n"])
+async def test_an_answer_has_ten_interim_heads_at_most(head: bytes) -> None:
+    heads = 10
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head * heads + _HEAD % 0)
+        await writer.drain()
+
+    async with raw(serve) as url:
+        assert (await answer_of(url)).status == 200
+        heads = 13_000
+        answer = await answer_of(url, timeout=60)
+    assert (answer.status, answer.error) == (None, "more than 10 interim heads (1xx) came before the answer")
+
+
+@pytest.mark.parametrize("rest", [b"\r\n\r\n", b"\n", b"A: b\n"])
+async def test_the_parser_gets_each_byte_of_many_interim_heads_once(rest: bytes) -> None:
+    """The rest of the packet was copied after each head and each line, which held the process for seconds."""
+    fed = 0
+
+    class Parser:
+        def feed_data(self, data: bytes) -> tuple[list[object], bool, bytes]:
+            nonlocal fed
+            fed += 1
+            return [], False, b""
+
+    first = response._HeadFirst(cast("ResponseHandler", None), Parser())
+    with contextlib.suppress(response.InterimHeadsError):
+        first.feed_data(b"HTTP/1.1 102 P\r\n" + rest * 50_000)
+    assert fed <= 11
 
 
 async def test_the_parser_that_waits_for_the_reader_goes_on() -> None:

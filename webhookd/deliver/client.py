@@ -16,7 +16,7 @@ from yarl import URL
 
 from webhookd.deliver.addresses import RefusedAddressError, public_socket
 from webhookd.deliver.destination import Destination
-from webhookd.deliver.response import Response
+from webhookd.deliver.response import MOST_INTERIM, InterimHeadsError, Response
 from webhookd.errors import causes_of
 
 _MOST_READ = 65_536  # bytes of an answer
@@ -115,6 +115,8 @@ class HttpClient:
                 f"{self._host} leads to a private address, to which webhookd sends nothing: correct the URL, or set "
                 f"WEBHOOKD_DESTINATIONS__{self._destination.name.upper()}__ALLOW_PRIVATE=true"
             )
+        if any(isinstance(cause, InterimHeadsError) for cause in causes):
+            return f"more than {MOST_INTERIM} interim heads (1xx) came before the answer"
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return f"no connection within {self._connect:g} s"
         if isinstance(error, aiohttp.SocketTimeoutError):
