@@ -2566,9 +2566,16 @@ GUARDS = (
     Guard(
         "an answer that repeats a secret is stored without the secret",
         "webhookd/deliver/destination.py",
-        'return self._secrets.sub("***", text)',
-        "return text",
+        "return (shown + text[at:most])[:most]",
+        "return text[:most]",
         _BROKEN + "test_an_answer_that_repeats_a_secret_does_not_show_the_secret",
+    ),
+    Guard(
+        "no part of a secret is stored at the end of an answer",
+        "webhookd/deliver/destination.py",
+        "self._secrets.finditer(text, 0, self.needed_to_hide(most))",
+        "self._secrets.finditer(text, 0, most)",
+        "tests/unit/test_deliver.py::test_only_what_is_shown_is_searched_for_secrets",
     ),
     Guard(
         "retention keeps a body that is still to be delivered",

@@ -388,3 +388,20 @@ async def test_an_answer_that_repeats_a_secret_does_not_show_the_secret() -> Non
         shop.answer = lambda got: web.Response(status=500, text=f"wrong: {got.headers['Authorization']}")
         answer = await answer_of(shop.url, headers="Authorization: Bearer t0ps3cret", secrets=SECRET)
     assert answer.text == "wrong: ***"
+
+
+async def test_nobody_looks_for_secrets_in_an_accepted_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide, lengths = Destination.hide, []
+
+    def watched(self: Destination, text: str, most: int) -> str:
+        lengths.append(len(text))
+        return hide(self, text, most)
+
+    monkeypatch.setattr(Destination, "hide", watched)
+    async with receiving() as shop:
+        shop.answer = lambda _: web.Response(text="\N{GRINNING FACE}" * 16_000)
+        answer = await answer_of(shop.url)
+        assert (answer.status, lengths) == (200, []), "looking for secrets takes longer than sending"
+        assert answer.text == "\N{GRINNING FACE}" * 2048
+    assert len(lengths) == 1
+    assert lengths[0] < 3000, "what is not kept is not read"

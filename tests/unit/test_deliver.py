@@ -6,6 +6,7 @@ import base64
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -227,7 +228,7 @@ def test_no_body_fails_the_choice(body: bytes) -> None:
 
 def test_what_a_receiver_repeats_shows_no_secret() -> None:
     one = destination(secrets=SECRET, headers="Authorization: Bearer t0ps3cret")
-    assert one.hide(f"you sent Bearer t0ps3cret and {SECRET}") == "you sent *** and ***"
+    assert one.hide(f"you sent Bearer t0ps3cret and {SECRET}", 2048) == "you sent *** and ***"
     for shown in (repr(one), repr(one.settings), str(one.settings.redacted())):
         assert "t0ps3cret" not in shown
         assert SECRET not in shown
@@ -251,14 +252,27 @@ def test_a_part_of_a_secret_that_a_receiver_repeats_is_not_shown(repeated: str) 
         url="https://shop.example.com/services/T00012345/t0k%2Fen456?key=t0p+secret%21",
         headers="Authorization: Bearer b3arer&token,X-Key: c2VjcmV0Oi1v",
     )
-    shown = one.hide(repeated)
+    shown = one.hide(repeated, 2048)
     assert "***" in shown
     for secret in ("t0k", "T00012345", "t0p", "b3arer", "c2VjcmV0Oi1v"):
         assert secret not in shown
 
 
+def test_only_what_is_shown_is_searched_for_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = destination(headers="X-Key: t0ps3cret")
+    assert one.hide("a" * 98 + "t0ps3cret", 100) == "a" * 98 + "**", "no part of a secret at the end is shown"
+    assert one.hide("t0ps3cret" * 50, 100) == "***" * 12, "the text behind the first 100 characters is not moved forward"
+    assert one.hide("a" * 100 + "t0ps3cret", 100) == "a" * 100
+    assert one.hide("a" * 91 + "t0ps3cret", 100) == "a" * 91 + "***"
+    pattern = Mock(wraps=one._secrets)
+    monkeypatch.setattr(one, "_secrets", pattern)
+    one.hide("a" * 65_536, 2048)
+    (_, begin, end) = pattern.finditer.call_args.args
+    assert (begin, end) == (0, 2048 + len("t0ps3cret"))
+
+
 def test_an_answer_without_a_secret_is_shown_as_it_is() -> None:
-    assert destination().hide("out of stock") == "out of stock"
+    assert destination().hide("out of stock", 2048) == "out of stock"
 
 
 def test_a_process_that_sends_nothing_needs_no_file_of_a_destination() -> None:
