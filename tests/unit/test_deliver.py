@@ -245,16 +245,22 @@ def test_what_a_receiver_repeats_shows_no_secret() -> None:
         "bad token: b3arer&amp;token",
         "bad token: b3arer%26token",
         "YjNh signs: c2VjcmV0Oi1v",
+        f"bad key: {SECRET.removeprefix('whsec_')}",
+        f"bad key: {SECRET.removeprefix('whsec_').rstrip('=')}",
+        "no user webhookd:p4ss:w0rd",
+        "wrong password: p4ss:w0rd",
+        "bad token: d2ViaG9va2Q6cDRzczp3MHJk",
     ],
 )
 def test_a_part_of_a_secret_that_a_receiver_repeats_is_not_shown(repeated: str) -> None:
     one = destination(
         url="https://shop.example.com/services/T00012345/t0k%2Fen456?key=t0p+secret%21",
-        headers="Authorization: Bearer b3arer&token,X-Key: c2VjcmV0Oi1v",
+        headers="Authorization: Bearer b3arer&token,X-Key: c2VjcmV0Oi1v,Proxy-Authorization: basic d2ViaG9va2Q6cDRzczp3MHJk",
+        secrets=SECRET,
     )
     shown = one.hide(repeated, 2048)
     assert "***" in shown
-    for secret in ("t0k", "T00012345", "t0p", "b3arer", "c2VjcmV0Oi1v"):
+    for secret in ("t0k", "T00012345", "t0p", "b3arer", "c2VjcmV0Oi1v", "p4ss", "d2ViaG", SECRET[10:20]):
         assert secret not in shown
 
 

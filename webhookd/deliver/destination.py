@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import re
 import ssl
@@ -16,7 +17,7 @@ import orjson
 
 from webhookd.authorizenet.payload import load_payload
 from webhookd.errors import SettingsError
-from webhookd.settings.destinations import DestinationSettings, secret_bytes
+from webhookd.settings.destinations import SECRET_PREFIX, DestinationSettings, secret_bytes
 from webhookd.settings.sources import PREFIX
 
 _MOST_PLACES = 1000  # attempts at a time to AWS
@@ -162,7 +163,10 @@ def _secrets(settings: DestinationSettings) -> list[str]:
     """Returns all that is secret in the settings, the longest first: also parts, and what HTML, JSON or a URL makes of them."""
     url = urlsplit(settings.url.get_secret_value())
     values = [value.get_secret_value() for value in settings.headers.values()]
-    whole = [secret.get_secret_value() for secret in settings.secrets] + values + [value.partition(" ")[2] for value in values]
+    whole = values + [value.partition(" ")[2] for value in values] + [part for value in values for part in _password(value)]
+    for secret in settings.secrets:
+        key = secret.get_secret_value().removeprefix(SECRET_PREFIX)
+        whole += [SECRET_PREFIX + key, key, key.rstrip("=")]
     whole += [url.path, url.query, *(value for _, value in parse_qsl(url.query))]
     texts = {text for text in whole if len(text) >= _SHORTEST_SECRET}
     texts |= {part for part in url.path.split("/") if len(part) >= _SHORTEST_TOKEN}
@@ -171,6 +175,18 @@ def _secrets(settings: DestinationSettings) -> list[str]:
         form for text in texts for form in (quote(text), quote(text, safe=""), escape(text), orjson.dumps(text).decode()[1:-1])
     }
     return sorted(texts, key=len, reverse=True)  # a part must not hide that more of the text is secret
+
+
+def _password(header: str) -> list[str]:
+    """Returns `user:password` and the password of a header with the scheme Basic; nothing of another header."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return []
+    try:
+        pair = base64.b64decode(encoded.strip()).decode("utf-8", "replace")
+    except ValueError:
+        return []
+    return [encoded.strip().rstrip("="), pair, pair.partition(":")[2]]
 
 
 def _tls(name: str, settings: DestinationSettings) -> ssl.SSLContext:
