@@ -2672,10 +2672,17 @@ GUARDS = (
     Guard(
         "webhookd listen changes nothing in webhookd",
         "webhookd/cli/operator/listen.py",
-        'body: Json | None = (await self._api.get("events", event_id))["body"]',
-        'body: Json | None = (await self._api.get("events", event_id))["body"]\n'
+        'found: Json = await self._api.get("events", event_id)',
+        'found: Json = await self._api.get("events", event_id)\n'
         '                await self._api.post("events", event_id, "retry", body={}, force=True)',
         _LISTEN + "test_an_api_that_is_away_for_a_while_loses_no_event",
+    ),
+    Guard(
+        "webhookd listen sends an event with its own origin",
+        "webhookd/cli/operator/listen.py",
+        "sent.body, origin=sent.origin",
+        "sent.body",
+        _LISTEN + "test_an_event_keeps_its_origin",
     ),
     Guard(
         "webhookd listen goes on when the admin API is back",
