@@ -3058,6 +3058,13 @@ GUARDS = (
         "tests/unit/test_deliver_records.py::test_what_was_not_sent_is_no_attempt",
     ),
     Guard(
+        "a test event is signed with the key of an account of its destination",
+        "webhookd/deliver/role.py",
+        'accounts = destination.settings.accounts or [*self._keys, "default"]',
+        'accounts = [*self._keys, "default"]',
+        "tests/integration/test_destination_commands.py::test_a_test_event_is_of_an_account_whose_events_the_destination_gets",
+    ),
+    Guard(
         "an event that waited for its request to a cloud service in vain was not sent",
         "webhookd/cloud/client.py",
         'within {self._timeout:g} s", sent=item.begun)',

@@ -20,13 +20,17 @@ from tests.helpers.guide import GUIDE, blocks
 from tests.helpers.npm import node_modules
 from tests.helpers.operator import ANN, LEO, Connection, Operator
 from tests.helpers.receivers import OTHER_SECRET, SECRET, receiving
+from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from tests.integration.test_destinations import CUSTOMER, destination, left, metric, send, until_none_is_left
 from webhookd.authorizenet import sampling
+from webhookd.authorizenet.signature import Verifier
 from webhookd.daemon import Daemon
 from webhookd.dev.servers import free_port
 from webhookd.doctor.destinations import examine_destinations
 from webhookd.doctor.finding import Verdict
+
+EU_KEY = "E0" * 64
 
 
 async def command(daemon: Daemon, *arguments: str, code: int = 0) -> str:
@@ -145,6 +149,20 @@ async def test_a_test_event_is_marked_signed_and_stored_nowhere(start: Start, co
     assert json.loads(shop.got[0].body)["eventType"] == "webhookd.test"
     assert "webhook-signature" in shop.got[0].headers
     assert await connection.fetchval("SELECT count(*) FROM webhookd.ledger") == 0
+
+
+async def test_a_test_event_is_of_an_account_whose_events_the_destination_gets(start: Start) -> None:
+    async with receiving() as shop, receiving() as every:
+        daemon = await start(
+            accounts={"eu": {"signature_keys": EU_KEY}, "us": {"signature_keys": "F0" * 64}},
+            destinations={"shop": destination(shop.url, accounts="eu"), "every": destination(every.url)},
+            admin_tokens=ANN,
+        )
+        await command(daemon, "test", "shop")
+        await command(daemon, "test", "every")
+    for got, account, key in ((shop.got[0], "eu", EU_KEY), (every.got[0], "default", KEY)):
+        assert got.headers["webhookd-account"] == account
+        Verifier([key]).verify(got.body, got.headers["X-ANET-Signature"])
 
 
 @pytest.mark.parametrize(
