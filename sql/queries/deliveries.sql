@@ -212,12 +212,18 @@ WITH before AS MATERIALIZED (
 )
 SELECT attempts, coalesce((SELECT opened FROM tripped), false) AS opened FROM changed;
 
--- name: put_back_delivery(id, destination, due)!
+-- name: put_back_delivery(id, destination, due, probe)!
 -- Puts back a delivery that was taken and not sent: no attempt is counted. A delivery that was never tried gets its old place, since it was
 -- due when it began to wait. Like fail_delivery, changes nothing if another attempt or an operator has taken over.
-UPDATE webhookd.deliveries
-SET due = CASE WHEN status = 'waiting' THEN since ELSE now() END, sends = sends - 1
-WHERE event_id = :id AND destination = :destination AND due = :due AND status <> 'dead';
+-- If the delivery was a `probe`, another probe may begin at once.
+WITH changed AS (
+    UPDATE webhookd.deliveries
+    SET due = CASE WHEN status = 'waiting' THEN since ELSE now() END, sends = sends - 1
+    WHERE event_id = :id AND destination = :destination AND due = :due AND status <> 'dead'
+    RETURNING destination
+)
+UPDATE webhookd.circuits SET probing = false, probe_at = now()
+WHERE :probe AND destination = :destination AND opened_at IS NOT NULL AND EXISTS (SELECT FROM changed);
 
 -- name: destination_counts(most)
 -- Returns for each destination that has deliveries how many wait, are retried and are dead, each counted up to `most`. Reads each

@@ -3086,6 +3086,13 @@ GUARDS = (
         _CIRCUITS + "test_what_was_not_sent_keeps_its_place_and_its_attempts",
     ),
     Guard(
+        "a probe that was not sent is followed by another at once",
+        "sql/queries/deliveries.sql",
+        "WHERE :probe AND destination = :destination",
+        "WHERE false AND :probe AND destination = :destination",
+        _CIRCUITS + "test_a_probe_that_was_not_sent_is_followed_by_another_at_once",
+    ),
+    Guard(
         "no variable of the AWS SDK sends an event in clear text",
         "webhookd/settings/cloud.py",
         "if value := os.environ.get(variable):",

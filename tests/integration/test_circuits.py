@@ -351,6 +351,21 @@ async def test_what_was_not_sent_keeps_its_place_and_its_attempts(
     assert (retry.attempts, retry.repeated) == (1, False)
 
 
+async def test_a_probe_that_was_not_sent_is_followed_by_another_at_once(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, other = replicas
+    await opened(one, connection)
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    assert await other.take() == []
+    await one.put_back("shop", probe)
+    (again,) = await other.take()
+    assert (again.probe, again.attempts) == (True, 0)
+    await one.put_back("shop", again._replace(due=probe.due))
+    assert await one.take() == [], "the probe of another replica is under way"
+
+
 @pytest.mark.parametrize("down", [True, None])
 async def test_a_failed_probe_leaves_its_delivery_the_time_of_its_retry(
     replicas: tuple[Replica, Replica], connection: Connection, down: bool | None
