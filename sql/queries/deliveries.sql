@@ -295,6 +295,21 @@ WITH resumed AS (
 )
 SELECT destination FROM resumed UNION SELECT destination FROM hastened;
 
+-- name: hasten_retries(destination, most)$
+-- Has up to `most` retries of a destination due now, those that were due next first, except for those under way. Returns their number.
+WITH chosen AS MATERIALIZED (
+    SELECT event_id FROM webhookd.deliveries
+    WHERE destination = :destination AND status = 'retrying' AND due > now() AND sends = 0
+    ORDER BY due
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), changed AS (
+    UPDATE webhookd.deliveries d SET due = now()
+    WHERE d.event_id = ANY(ARRAY(SELECT event_id FROM chosen)) AND d.destination = :destination
+    RETURNING d.event_id
+)
+SELECT count(*) FROM changed;
+
 -- name: circuits()
 -- Returns the destinations that failed last, are not paused, and have deliveries that are not dead. `opened_at` is NULL while the circuit is
 -- closed.

@@ -3163,6 +3163,13 @@ GUARDS = (
         _CIRCUITS + "test_an_open_circuit_probes_at_once_when_an_operator_resumes_the_destination",
     ),
     Guard(
+        "an operator's resume has the retries due now, except those under way",
+        "sql/queries/deliveries.sql",
+        "status = 'retrying' AND due > now() AND sends = 0",
+        "status = 'retrying' AND due > now()",
+        _CIRCUITS + "test_a_retry_under_way_is_not_hastened",
+    ),
+    Guard(
         "one event that always fails opens no circuit",
         "sql/queries/deliveries.sql",
         "FROM (SELECT excluded.failed <@ c.failed AS known) AS k",

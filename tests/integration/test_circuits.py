@@ -550,6 +550,22 @@ async def test_an_alert_looks_at_a_circuit_as_long_as_deliveries_wait(
     assert (await read_facts(lent, largest=None)).failing == {}, "a destination that was removed"
 
 
+async def test_a_retry_under_way_is_not_hastened(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, other = replicas
+    await add(connection, 3)
+    for delivery in await one.take():
+        await one.record(delivery, down=False, delay=3600.0)
+    await connection.execute(
+        "UPDATE deliveries SET due = now() WHERE event_id = (SELECT min(event_id::text)::uuid FROM deliveries)"
+    )
+    (under_way,) = await one.take()
+    assert await other.one(queries.hasten_retries, destination="shop", most=1) == 1
+    assert await other.one(queries.hasten_retries, destination="shop", most=9) == 1
+    assert under_way.event_id not in {delivery.event_id for delivery in await other.take()}
+    await one.accept(under_way)
+    assert await connection.fetchval("SELECT count(*) FROM deliveries") == 2
+
+
 async def test_an_open_circuit_probes_at_once_when_an_operator_resumes_the_destination(
     replicas: tuple[Replica, Replica], connection: Connection
 ) -> None:

@@ -117,10 +117,33 @@ async def test_a_pause_holds_on_every_replica_and_counts_no_attempt(start: Start
         assert [tuple(row) for row in rows] == [(0, 0)] * 3
         assert shop.got == []
         assert "by operator (ann)" in await command(one, "list")
-        assert "shop: active" in await command(one, "resume", "shop")
+        assert "shop: active; 0 retries are due now" in await command(one, "resume", "shop")
         await until_none_is_left(connection)
-        assert "is not paused" in await command(one, "resume", "shop", code=1)
+        assert "there is no destination nobody" in await command(one, "resume", "nobody", code=3)
     assert len(shop.got) == 3
+
+
+async def test_after_a_repair_a_resume_has_all_retries_due_now(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhookd.operate.destinations._BATCH", 2)
+    async with receiving() as shop:
+        shop.answer = lambda _: web.Response(status=401)
+        daemon = await start(destinations={"shop": destination(shop.url), "other": destination(shop.url)}, admin_tokens=ANN)
+        await send(daemon, *(sampling.sample(CUSTOMER, number) for number in range(5)))
+
+        async def all_failed() -> bool:
+            return await left(connection, "retrying") == 10
+
+        await until(all_failed, "each delivery has failed", deadline=30)
+        later = "now() + make_interval(hours => 9)"
+        await connection.execute(f"UPDATE webhookd.deliveries SET due = {later}, attempts = 15, sends = 0")
+        got = len(shop.got)
+        shop.answer = lambda _: web.Response()
+        assert "shop: active; 5 retries are due now" in await command(daemon, "resume", "shop")
+        await until(lambda: len(shop.got) == got + 5, "the retries come at once", deadline=30)
+        rows = await connection.fetch("SELECT destination, due > now() + make_interval(hours => 8) FROM webhookd.deliveries")
+        assert {tuple(row) for row in rows if row[0] == "other"} == {("other", True)}, "other destinations keep their times"
 
 
 async def test_a_removed_destination_is_listed_until_its_deliveries_are_dropped(start: Start, connection: Connection) -> None:

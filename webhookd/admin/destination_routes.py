@@ -81,6 +81,15 @@ class DestinationSummary(Shape):
     failures: Annotated[int, Field(description="Different events that failed in a row, and failed probes.")]
 
 
+class ResumedDestination(DestinationSummary):
+    """The state of a destination after a resume."""
+
+    hastened: Annotated[int, Field(description="Retries that were due later, and are due now.")]
+    more: Annotated[
+        bool, Field(description="There may be more such retries, because one call changes 1,000 at most: call again.")
+    ]
+
+
 class DestinationRow(DestinationSummary):
     """A destination, as a list shows it."""
 
@@ -185,7 +194,7 @@ class DestinationRoutes:
             Route("POST", f"{path}/{{name}}/redrive", operate, self.redrive_deliveries, Handled, body=chosen, **change),
             Route("POST", f"{path}/{{name}}/drop", operate, self.drop_deliveries, Handled, body=Drop, **one),
             Route("POST", f"{path}/{{name}}/pause", operate, self.pause_destination, DestinationSummary, **one),
-            Route("POST", f"{path}/{{name}}/resume", operate, self.resume_destination, DestinationSummary, **change),
+            Route("POST", f"{path}/{{name}}/resume", operate, self.resume_destination, ResumedDestination, **one),
         ]
 
     async def list_destinations(self, call: Call) -> DestinationList:
@@ -248,10 +257,14 @@ class DestinationRoutes:
         await self._destinations.pause(call.path.name, actor=call.caller.actor)
         return await self._shown(call.path.name)
 
-    async def resume_destination(self, call: Call) -> DestinationSummary:
-        """Resume a destination that was paused. If its circuit is open, the next probe is sent at once."""
-        await self._destinations.resume(call.path.name)
-        return await self._shown(call.path.name)
+    async def resume_destination(self, call: Call) -> ResumedDestination:
+        """Resume a destination that was paused, or that was repaired.
+
+        Its retries are due now. If its circuit is open, the next probe is sent at once.
+        """
+        name = call.path.name
+        hastened, more = await self._destinations.resume(name)
+        return ResumedDestination(**(await self._shown(name)).model_dump(), hastened=hastened, more=more)
 
     async def _shown(self, name: str) -> DestinationSummary:
         # A removed destination without deliveries is gone once its pause ends.
