@@ -123,6 +123,20 @@ async def test_a_pause_holds_on_every_replica_and_counts_no_attempt(start: Start
     assert len(shop.got) == 3
 
 
+async def test_the_log_names_the_operator_who_pauses_resumes_or_tests_a_destination(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with receiving() as shop:
+        daemon = await start(destinations={"shop": destination(shop.url)}, admin_tokens=ANN)
+        for action in ("pause", "resume", "test"):
+            await Operator(daemon.admin_url).post(f"destinations/shop/{action}")
+    log = capsys.readouterr().out
+    for said in ("an operator paused a destination", "an operator resumed a destination", "an operator sent a test event"):
+        (line,) = [line for line in log.splitlines() if said in line]
+        assert "shop" in line
+        assert "operator (ann)" in line
+
+
 async def test_after_a_repair_a_resume_has_all_retries_due_now(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from webhookd.operate.destination_figures import LATENCIES, OUTCOMES, WINDOW, Fi
 from webhookd.operate.destinations import Destinations, DestinationState
 from webhookd.operate.statistics import percentiles
 from webhookd.store.deliveries import MOST, WELL, Counts
+from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import ATTEMPT_BOUNDS, DELIVERY_BOUNDS
 
 _COUNTED = f"Counted up to {MOST}."
@@ -229,6 +230,7 @@ class DestinationRoutes:
             await self._destinations.one(name)
             raise ConflictError(f"the destination {name} is no longer set, so its address is not known: set it again")
         event_id, answer = await self._deliver.test(destination)
+        logger.info("an operator sent a test event", destination=name, actor=call.caller.actor, event_id=str(event_id))
         return Tested(
             event_id=str(event_id),
             accepted=answer.status is not None and accepted(answer.status),
@@ -255,6 +257,7 @@ class DestinationRoutes:
     async def pause_destination(self, call: Call) -> DestinationSummary:
         """Pause a destination on every replica. Its deliveries wait, and no attempt is counted."""
         await self._destinations.pause(call.path.name, actor=call.caller.actor)
+        logger.info("an operator paused a destination", destination=call.path.name, actor=call.caller.actor)
         return await self._shown(call.path.name)
 
     async def resume_destination(self, call: Call) -> ResumedDestination:
@@ -264,6 +267,7 @@ class DestinationRoutes:
         """
         name = call.path.name
         hastened, more = await self._destinations.resume(name)
+        logger.info("an operator resumed a destination", destination=name, actor=call.caller.actor, hastened=hastened)
         return ResumedDestination(**(await self._shown(name)).model_dump(), hastened=hastened, more=more)
 
     async def _shown(self, name: str) -> DestinationSummary:
