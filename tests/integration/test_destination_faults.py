@@ -114,6 +114,20 @@ async def test_the_first_byte_has_a_limit_of_its_own() -> None:
         assert (await answer_of(url, timeout=60, first_byte_timeout=0.3)).status == 200
 
 
+async def test_a_connection_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener whose queue is full answers no further connection."""
+    monkeypatch.setattr("webhookd.deliver.client._CONNECT", 0.3)
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        answer = await answer_of(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=10)
+    assert (answer.status, answer.error) == (None, "no connection within 0.3 s")
+
+
 async def test_a_name_with_two_private_addresses_is_told_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def look_up(*_: Any, **__: Any) -> list[Any]:
         six, four = (socket.AF_INET6, ("fd00::1", 443, 0, 0)), (socket.AF_INET, ("10.0.0.1", 443))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from unittest.mock import Mock
 from uuid import UUID
@@ -60,6 +60,15 @@ def test_no_synthetic_event_has_the_providers_signature(origin: str) -> None:
     assert ("X-ANET-Signature" in made) == (origin != "synthetic")
     assert made["webhookd-origin"] == origin
     assert "webhook-signature" in made, "the destination's own secret signs"
+
+
+def test_a_request_says_when_the_event_was_received_and_continues_its_trace() -> None:
+    received = datetime(2026, 11, 30, 14, 0, 0, 500_000, tzinfo=timezone(timedelta(hours=2)))
+    sent = message(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")._replace(received_at=received)
+    made = headers(sent, b"{}", at=NOW + timedelta(hours=1), keys=[], signature_key=None)
+    assert made["webhookd-received-at"] == "2026-11-30T12:00:00.500000Z"
+    assert json.loads(envelope(sent))["received_at"] == "2026-11-30T12:00:00.500000Z"
+    assert made["traceparent"] == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def test_without_a_secret_or_a_key_there_is_no_signature() -> None:
