@@ -415,7 +415,7 @@ async def test_nobody_looks_for_secrets_in_an_accepted_answer(monkeypatch: pytes
     async with receiving() as shop:
         shop.answer = lambda _: web.Response(text="\N{GRINNING FACE}" * 16_000)
         answer = await answer_of(shop.url)
-        assert (answer.status, lengths) == (200, []), "looking for secrets takes longer than sending"
+        assert (answer.status, lengths) == (200, []), "a successful delivery shows no text"
         assert answer.text == "\N{GRINNING FACE}" * 2048
     assert len(lengths) == 1
     assert lengths[0] < 3000, "what is not kept is not read"
