@@ -212,12 +212,18 @@ WITH before AS MATERIALIZED (
 )
 SELECT attempts, coalesce((SELECT opened FROM tripped), false) AS opened FROM changed;
 
--- name: put_back_delivery(id, destination, due)!
+-- name: put_back_delivery(id, destination, due, probe)!
 -- Puts back a delivery that was taken and not sent: no attempt is counted. A delivery that was never tried gets its old place, since it was
 -- due when it began to wait. Like fail_delivery, changes nothing if another attempt or an operator has taken over.
-UPDATE webhookd.deliveries
-SET due = CASE WHEN status = 'waiting' THEN since ELSE now() END, sends = sends - 1
-WHERE event_id = :id AND destination = :destination AND due = :due AND status <> 'dead';
+-- If the delivery was a `probe`, another probe may begin at once.
+WITH changed AS (
+    UPDATE webhookd.deliveries
+    SET due = CASE WHEN status = 'waiting' THEN since ELSE now() END, sends = sends - 1
+    WHERE event_id = :id AND destination = :destination AND due = :due AND status <> 'dead'
+    RETURNING destination
+)
+UPDATE webhookd.circuits SET probing = false, probe_at = now()
+WHERE :probe AND destination = :destination AND opened_at IS NOT NULL AND EXISTS (SELECT FROM changed);
 
 -- name: destination_counts(most)
 -- Returns for each destination that has deliveries how many wait, are retried and are dead, each counted up to `most`. Reads each
@@ -288,6 +294,21 @@ WITH resumed AS (
     RETURNING destination
 )
 SELECT destination FROM resumed UNION SELECT destination FROM hastened;
+
+-- name: hasten_retries(destination, most)$
+-- Has up to `most` retries of a destination due now, those that were due next first, except for those under way. Returns their number.
+WITH chosen AS MATERIALIZED (
+    SELECT event_id FROM webhookd.deliveries
+    WHERE destination = :destination AND status = 'retrying' AND due > now() AND sends = 0
+    ORDER BY due
+    LIMIT :most
+    FOR UPDATE SKIP LOCKED
+), changed AS (
+    UPDATE webhookd.deliveries d SET due = now()
+    WHERE d.event_id = ANY(ARRAY(SELECT event_id FROM chosen)) AND d.destination = :destination
+    RETURNING d.event_id
+)
+SELECT count(*) FROM changed;
 
 -- name: circuits()
 -- Returns the destinations that failed last, are not paused, and have deliveries that are not dead. `opened_at` is NULL while the circuit is

@@ -155,6 +155,21 @@ async def test_a_destination_whose_circuit_is_open_shows_its_next_probe(start: S
     await expect(page.get_by_role("button", name="Probe now")).to_be_visible()
 
 
+async def test_after_a_repair_retries_are_due_at_the_press_of_a_button(
+    start: Start, visit: Visit, connection: Connection
+) -> None:
+    await connection.execute(
+        "INSERT INTO deliveries (event_id, destination, status, due) "
+        "SELECT gen_random_uuid(), 'shop', 'retrying', now() + interval '9 hours' FROM generate_series(1, 1001)"
+    )
+    daemon = await start(roles="receive", admin_tokens=ANN, destinations={"shop": destination("http://127.0.0.1:9/hooks")})
+    visitor = await visit(daemon)
+    page = await visitor.sign_in(ANN["ann"], "#/destinations/shop")
+    await page.get_by_role("button", name="Retry now").click()
+    await expect(page.locator("#toasts")).to_contain_text("shop is active now. Due now: 1,001 retries.")
+    assert await connection.fetchval("SELECT max(due) <= now() FROM deliveries")
+
+
 async def test_a_refresh_leaves_a_busy_button_in_its_place(start: Start, visit: Visit, connection: Connection) -> None:
     daemon = await start(roles="receive", admin_tokens=ANN, destinations={"shop": destination("http://127.0.0.1:9/hooks")})
     visitor = await visit(daemon)

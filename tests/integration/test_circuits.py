@@ -351,6 +351,21 @@ async def test_what_was_not_sent_keeps_its_place_and_its_attempts(
     assert (retry.attempts, retry.repeated) == (1, False)
 
 
+async def test_a_probe_that_was_not_sent_is_followed_by_another_at_once(
+    replicas: tuple[Replica, Replica], connection: Connection
+) -> None:
+    one, other = replicas
+    await opened(one, connection)
+    await probe_is_due(connection)
+    (probe,) = await one.take()
+    assert await other.take() == []
+    await one.put_back("shop", probe)
+    (again,) = await other.take()
+    assert (again.probe, again.attempts) == (True, 0)
+    await one.put_back("shop", again._replace(due=probe.due))
+    assert await one.take() == [], "the probe of another replica is under way"
+
+
 @pytest.mark.parametrize("down", [True, None])
 async def test_a_failed_probe_leaves_its_delivery_the_time_of_its_retry(
     replicas: tuple[Replica, Replica], connection: Connection, down: bool | None
@@ -533,6 +548,22 @@ async def test_an_alert_looks_at_a_circuit_as_long_as_deliveries_wait(
     assert 0 <= failing["shop"] < 60
     await connection.execute("DELETE FROM deliveries")
     assert (await read_facts(lent, largest=None)).failing == {}, "a destination that was removed"
+
+
+async def test_a_retry_under_way_is_not_hastened(replicas: tuple[Replica, Replica], connection: Connection) -> None:
+    one, other = replicas
+    await add(connection, 3)
+    for delivery in await one.take():
+        await one.record(delivery, down=False, delay=3600.0)
+    await connection.execute(
+        "UPDATE deliveries SET due = now() WHERE event_id = (SELECT min(event_id::text)::uuid FROM deliveries)"
+    )
+    (under_way,) = await one.take()
+    assert await other.one(queries.hasten_retries, destination="shop", most=1) == 1
+    assert await other.one(queries.hasten_retries, destination="shop", most=9) == 1
+    assert under_way.event_id not in {delivery.event_id for delivery in await other.take()}
+    await one.accept(under_way)
+    assert await connection.fetchval("SELECT count(*) FROM deliveries") == 2
 
 
 async def test_an_open_circuit_probes_at_once_when_an_operator_resumes_the_destination(

@@ -20,13 +20,17 @@ from tests.helpers.guide import GUIDE, blocks
 from tests.helpers.npm import node_modules
 from tests.helpers.operator import ANN, LEO, Connection, Operator
 from tests.helpers.receivers import OTHER_SECRET, SECRET, receiving
+from tests.helpers.running import KEY
 from tests.helpers.wait import until
 from tests.integration.test_destinations import CUSTOMER, destination, left, metric, send, until_none_is_left
 from webhookd.authorizenet import sampling
+from webhookd.authorizenet.signature import Verifier
 from webhookd.daemon import Daemon
 from webhookd.dev.servers import free_port
 from webhookd.doctor.destinations import examine_destinations
 from webhookd.doctor.finding import Verdict
+
+EU_KEY = "E0" * 64
 
 
 async def command(daemon: Daemon, *arguments: str, code: int = 0) -> str:
@@ -113,10 +117,47 @@ async def test_a_pause_holds_on_every_replica_and_counts_no_attempt(start: Start
         assert [tuple(row) for row in rows] == [(0, 0)] * 3
         assert shop.got == []
         assert "by operator (ann)" in await command(one, "list")
-        assert "shop: active" in await command(one, "resume", "shop")
+        assert "shop: active; 0 retries are due now" in await command(one, "resume", "shop")
         await until_none_is_left(connection)
-        assert "is not paused" in await command(one, "resume", "shop", code=1)
+        assert "there is no destination nobody" in await command(one, "resume", "nobody", code=3)
     assert len(shop.got) == 3
+
+
+async def test_the_log_names_the_operator_who_pauses_resumes_or_tests_a_destination(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with receiving() as shop:
+        daemon = await start(destinations={"shop": destination(shop.url)}, admin_tokens=ANN)
+        for action in ("pause", "resume", "test"):
+            await Operator(daemon.admin_url).post(f"destinations/shop/{action}")
+    log = capsys.readouterr().out
+    for said in ("an operator paused a destination", "an operator resumed a destination", "an operator sent a test event"):
+        (line,) = [line for line in log.splitlines() if said in line]
+        assert "shop" in line
+        assert "operator (ann)" in line
+
+
+async def test_after_a_repair_a_resume_has_all_retries_due_now(
+    start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhookd.operate.destinations._BATCH", 2)
+    async with receiving() as shop:
+        shop.answer = lambda _: web.Response(status=401)
+        daemon = await start(destinations={"shop": destination(shop.url), "other": destination(shop.url)}, admin_tokens=ANN)
+        await send(daemon, *(sampling.sample(CUSTOMER, number) for number in range(5)))
+
+        async def all_failed() -> bool:
+            return await left(connection, "retrying") == 10
+
+        await until(all_failed, "each delivery has failed", deadline=30)
+        later = "now() + make_interval(hours => 9)"
+        await connection.execute(f"UPDATE webhookd.deliveries SET due = {later}, attempts = 15, sends = 0")
+        got = len(shop.got)
+        shop.answer = lambda _: web.Response()
+        assert "shop: active; 5 retries are due now" in await command(daemon, "resume", "shop")
+        await until(lambda: len(shop.got) == got + 5, "the retries come at once", deadline=30)
+        rows = await connection.fetch("SELECT destination, due > now() + make_interval(hours => 8) FROM webhookd.deliveries")
+        assert {tuple(row) for row in rows if row[0] == "other"} == {("other", True)}, "other destinations keep their times"
 
 
 async def test_a_removed_destination_is_listed_until_its_deliveries_are_dropped(start: Start, connection: Connection) -> None:
@@ -145,6 +186,20 @@ async def test_a_test_event_is_marked_signed_and_stored_nowhere(start: Start, co
     assert json.loads(shop.got[0].body)["eventType"] == "webhookd.test"
     assert "webhook-signature" in shop.got[0].headers
     assert await connection.fetchval("SELECT count(*) FROM webhookd.ledger") == 0
+
+
+async def test_a_test_event_is_of_an_account_whose_events_the_destination_gets(start: Start) -> None:
+    async with receiving() as shop, receiving() as every:
+        daemon = await start(
+            accounts={"eu": {"signature_keys": EU_KEY}, "us": {"signature_keys": "F0" * 64}},
+            destinations={"shop": destination(shop.url, accounts="eu"), "every": destination(every.url)},
+            admin_tokens=ANN,
+        )
+        await command(daemon, "test", "shop")
+        await command(daemon, "test", "every")
+    for got, account, key in ((shop.got[0], "eu", EU_KEY), (every.got[0], "default", KEY)):
+        assert got.headers["webhookd-account"] == account
+        Verifier([key]).verify(got.body, got.headers["X-ANET-Signature"])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import time
@@ -111,6 +112,20 @@ async def test_the_first_byte_has_a_limit_of_its_own() -> None:
 
     async with raw(slow_body) as url:
         assert (await answer_of(url, timeout=60, first_byte_timeout=0.3)).status == 200
+
+
+async def test_a_connection_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener whose queue is full answers no further connection."""
+    monkeypatch.setattr("webhookd.deliver.client._CONNECT", 0.3)
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        answer = await answer_of(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=10)
+    assert (answer.status, answer.error) == (None, "no connection within 0.3 s")
 
 
 async def test_a_name_with_two_private_addresses_is_told_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +261,38 @@ async def test_the_status_counts_at_once_however_the_packets_of_a_broken_answer_
     assert answer.seconds < 15, "a broken body holds no place until the timeout"
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.1 102 P\r\n\r\n", b"HTTP/1.1 102 P\n\n", b"\r\n\r\n"])
+async def test_an_answer_has_ten_interim_heads_at_most(head: bytes) -> None:
+    heads = 10
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head * heads + _HEAD % 0)
+        await writer.drain()
+
+    async with raw(serve) as url:
+        assert (await answer_of(url)).status == 200
+        heads = 13_000
+        answer = await answer_of(url, timeout=60)
+    assert (answer.status, answer.error) == (None, "more than 10 interim heads (1xx) came before the answer")
+
+
+@pytest.mark.parametrize("rest", [b"\r\n\r\n", b"\n", b"A: b\n"])
+async def test_the_parser_gets_each_byte_of_many_interim_heads_once(rest: bytes) -> None:
+    """The rest of the packet was copied after each head and each line, which held the process for seconds."""
+    fed = 0
+
+    class Parser:
+        def feed_data(self, data: bytes) -> tuple[list[object], bool, bytes]:
+            nonlocal fed
+            fed += 1
+            return [], False, b""
+
+    first = response._HeadFirst(cast("ResponseHandler", None), Parser())
+    with contextlib.suppress(response.InterimHeadsError):
+        first.feed_data(b"HTTP/1.1 102 P\r\n" + rest * 50_000)
+    assert fed <= 11
+
+
 async def test_the_parser_that_waits_for_the_reader_goes_on() -> None:
     fed: list[bytes] = []
 
@@ -355,3 +402,20 @@ async def test_an_answer_that_repeats_a_secret_does_not_show_the_secret() -> Non
         shop.answer = lambda got: web.Response(status=500, text=f"wrong: {got.headers['Authorization']}")
         answer = await answer_of(shop.url, headers="Authorization: Bearer t0ps3cret", secrets=SECRET)
     assert answer.text == "wrong: ***"
+
+
+async def test_nobody_looks_for_secrets_in_an_accepted_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide, lengths = Destination.hide, []
+
+    def watched(self: Destination, text: str, most: int) -> str:
+        lengths.append(len(text))
+        return hide(self, text, most)
+
+    monkeypatch.setattr(Destination, "hide", watched)
+    async with receiving() as shop:
+        shop.answer = lambda _: web.Response(text="\N{GRINNING FACE}" * 16_000)
+        answer = await answer_of(shop.url)
+        assert (answer.status, lengths) == (200, []), "a successful delivery shows no text"
+        assert answer.text == "\N{GRINNING FACE}" * 2048
+    assert len(lengths) == 1
+    assert lengths[0] < 3000, "what is not kept is not read"

@@ -91,6 +91,7 @@ async def test_an_event_reaches_its_destination_byte_for_byte_and_signed(start: 
         "webhook-id": str(row["id"]),
         "webhookd-account": "default",
         "webhookd-event-type": AUTHCAPTURE,
+        "webhookd-received-at": f"{row['received_at'].isoformat().removesuffix('+00:00')}Z",
         "webhookd-attempt": "1",
         "webhookd-origin": "webhook",
         "Content-Type": "application/json",

@@ -30,6 +30,7 @@ from webhookd.authorizenet.signature import Verifier
 from webhookd.cli.operator import tail
 from webhookd.daemon import Daemon
 
+FULL = {"origin": "webhook", "body": {"encoding": "utf-8", "text": "{}"}}  # what an event's own page has beside its row
 TABLES = ("ledger", "work", "deliveries", "audit", "bodies", "operations", "quarantine", "paused_destinations", "timeline")
 
 
@@ -234,7 +235,7 @@ async def test_since_looks_through_all_events_and_says_if_it_leaves_some_out(mon
     async with serving() as api, receiving() as program:
         api.events = [event(one, f"2026-01-31T12:00:{one:02}Z") for one in range(number)]  # two on every other page
         for row in api.events:
-            api.answer("GET", f"events/{row['id']}", row | {"body": {"encoding": "utf-8", "text": "{}"}})
+            api.answer("GET", f"events/{row['id']}", row | FULL)
 
         async def listened(count: int) -> Ran:
             program.got.clear()
@@ -253,6 +254,24 @@ async def test_since_looks_through_all_events_and_says_if_it_leaves_some_out(mon
         found = await listened(3)
         assert program.ids == [event_id(one) for one in range(number - 3, number)]
         assert "begins with the newest 3 events that match, and leaves out older ones" in found.err
+
+
+@pytest.mark.parametrize("origin", ["webhook", "history", "import", "synthetic"])
+async def test_an_event_keeps_its_origin(origin: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    async with serving() as api, receiving() as program:
+        api.events = [event(1)]
+        api.answer("GET", f"events/{event_id(1)}", event(1) | FULL | {"origin": origin})
+        options = ("--to", program.url, "--since", "3650d", "--json", "--key-file", str(tmp_path / "key"))
+        done = asyncio.ensure_future(ran(api.url, "listen", *options))
+        try:
+            await until(lambda: program.got, "the event arrives", deadline=60)
+        finally:
+            api.answer("GET", "events", problem(401, "the test ends"))
+        await asyncio.wait_for(done, 30)
+    headers = program.got[0].headers
+    assert headers["webhookd-origin"] == origin
+    assert ("X-ANET-Signature" in headers) == (origin != "synthetic"), "the provider has not sent what webhookd made"
 
 
 async def test_a_token_that_may_not_look_is_a_clear_error() -> None:
@@ -276,7 +295,7 @@ async def test_an_api_that_is_away_for_a_while_loses_no_event(monkeypatch: pytes
     async with serving() as api, receiving() as program:
         row = event(1)
         api.events = [row]
-        api.answer("GET", f"events/{event_id(1)}", every_other("body", row | {"body": {"encoding": "utf-8", "text": "{}"}}))
+        api.answer("GET", f"events/{event_id(1)}", every_other("body", row | FULL))
         calls["body"] = 1  # the first look at the body fails
         done = asyncio.ensure_future(ran(api.url, "listen", "--to", program.url, "--since", "3650d", "--json"))
         api.answer("POST", f"events/{event_id(1)}/retry", {"event": row})

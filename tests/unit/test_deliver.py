@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -59,6 +60,15 @@ def test_no_synthetic_event_has_the_providers_signature(origin: str) -> None:
     assert ("X-ANET-Signature" in made) == (origin != "synthetic")
     assert made["webhookd-origin"] == origin
     assert "webhook-signature" in made, "the destination's own secret signs"
+
+
+def test_a_request_says_when_the_event_was_received_and_continues_its_trace() -> None:
+    received = datetime(2026, 11, 30, 14, 0, 0, 500_000, tzinfo=timezone(timedelta(hours=2)))
+    sent = message(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")._replace(received_at=received)
+    made = headers(sent, b"{}", at=NOW + timedelta(hours=1), keys=[], signature_key=None)
+    assert made["webhookd-received-at"] == "2026-11-30T12:00:00.500000Z"
+    assert json.loads(envelope(sent))["received_at"] == "2026-11-30T12:00:00.500000Z"
+    assert made["traceparent"] == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def test_without_a_secret_or_a_key_there_is_no_signature() -> None:
@@ -227,7 +237,7 @@ def test_no_body_fails_the_choice(body: bytes) -> None:
 
 def test_what_a_receiver_repeats_shows_no_secret() -> None:
     one = destination(secrets=SECRET, headers="Authorization: Bearer t0ps3cret")
-    assert one.hide(f"you sent Bearer t0ps3cret and {SECRET}") == "you sent *** and ***"
+    assert one.hide(f"you sent Bearer t0ps3cret and {SECRET}", 2048) == "you sent *** and ***"
     for shown in (repr(one), repr(one.settings), str(one.settings.redacted())):
         assert "t0ps3cret" not in shown
         assert SECRET not in shown
@@ -244,21 +254,40 @@ def test_what_a_receiver_repeats_shows_no_secret() -> None:
         "bad token: b3arer&amp;token",
         "bad token: b3arer%26token",
         "YjNh signs: c2VjcmV0Oi1v",
+        f"bad key: {SECRET.removeprefix('whsec_')}",
+        f"bad key: {SECRET.removeprefix('whsec_').rstrip('=')}",
+        "no user webhookd:p4ss:w0rd",
+        "wrong password: p4ss:w0rd",
+        "bad token: d2ViaG9va2Q6cDRzczp3MHJk",
     ],
 )
 def test_a_part_of_a_secret_that_a_receiver_repeats_is_not_shown(repeated: str) -> None:
     one = destination(
         url="https://shop.example.com/services/T00012345/t0k%2Fen456?key=t0p+secret%21",
-        headers="Authorization: Bearer b3arer&token,X-Key: c2VjcmV0Oi1v",
+        headers="Authorization: Bearer b3arer&token,X-Key: c2VjcmV0Oi1v,Proxy-Authorization: basic d2ViaG9va2Q6cDRzczp3MHJk",
+        secrets=SECRET,
     )
-    shown = one.hide(repeated)
+    shown = one.hide(repeated, 2048)
     assert "***" in shown
-    for secret in ("t0k", "T00012345", "t0p", "b3arer", "c2VjcmV0Oi1v"):
+    for secret in ("t0k", "T00012345", "t0p", "b3arer", "c2VjcmV0Oi1v", "p4ss", "d2ViaG", SECRET[10:20]):
         assert secret not in shown
 
 
+def test_only_what_is_shown_is_searched_for_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = destination(headers="X-Key: t0ps3cret")
+    assert one.hide("a" * 98 + "t0ps3cret", 100) == "a" * 98 + "**", "no part of a secret at the end is shown"
+    assert one.hide("t0ps3cret" * 50, 100) == "***" * 12, "the text behind the first 100 characters is not moved forward"
+    assert one.hide("a" * 100 + "t0ps3cret", 100) == "a" * 100
+    assert one.hide("a" * 91 + "t0ps3cret", 100) == "a" * 91 + "***"
+    pattern = Mock(wraps=one._secrets)
+    monkeypatch.setattr(one, "_secrets", pattern)
+    one.hide("a" * 65_536, 2048)
+    (_, begin, end) = pattern.finditer.call_args.args
+    assert (begin, end) == (0, 2048 + len("t0ps3cret"))
+
+
 def test_an_answer_without_a_secret_is_shown_as_it_is() -> None:
-    assert destination().hide("out of stock") == "out of stock"
+    assert destination().hide("out of stock", 2048) == "out of stock"
 
 
 def test_a_process_that_sends_nothing_needs_no_file_of_a_destination() -> None:

@@ -34,7 +34,7 @@ async def test_a_batch_counts_nothing() -> None:
     assert await shop.drop("shop", None, unfinished=True, actor="ann", note="") == (1000, True)
     assert await shop.redrive("shop", None, actor="ann", note="") == (1000, True)
     await shop.pause("shop", actor="ann")
-    await shop.resume("shop")
+    assert await shop.resume("shop") == (1000, True)
     await shop.drop("removed", None, unfinished=True, actor="ann", note="")
     assert asked.statements == [
         queries.cancel_replays,
@@ -42,6 +42,7 @@ async def test_a_batch_counts_nothing() -> None:
         queries.redrive_deliveries,
         queries.pause_destination,
         queries.resume_destination,
+        queries.hasten_retries,
         queries.destination_is_known,
         queries.cancel_replays,
         queries.drop_deliveries,

@@ -17,6 +17,7 @@ from webhookd.operate.destination_figures import LATENCIES, OUTCOMES, WINDOW, Fi
 from webhookd.operate.destinations import Destinations, DestinationState
 from webhookd.operate.statistics import percentiles
 from webhookd.store.deliveries import MOST, WELL, Counts
+from webhookd.telemetry.logs import logger
 from webhookd.telemetry.metrics import ATTEMPT_BOUNDS, DELIVERY_BOUNDS
 
 _COUNTED = f"Counted up to {MOST}."
@@ -79,6 +80,15 @@ class DestinationSummary(Shape):
     opened_at: Annotated[Time | None, Field(description="The time from which the circuit is open; null if it is closed.")]
     probe_at: Annotated[Time | None, Field(description="When the next probe may begin, if the circuit is open.")]
     failures: Annotated[int, Field(description="Different events that failed in a row, and failed probes.")]
+
+
+class ResumedDestination(DestinationSummary):
+    """The state of a destination after a resume."""
+
+    hastened: Annotated[int, Field(description="Retries that were due later, and are due now.")]
+    more: Annotated[
+        bool, Field(description="There may be more such retries, because one call changes 1,000 at most: call again.")
+    ]
 
 
 class DestinationRow(DestinationSummary):
@@ -185,7 +195,7 @@ class DestinationRoutes:
             Route("POST", f"{path}/{{name}}/redrive", operate, self.redrive_deliveries, Handled, body=chosen, **change),
             Route("POST", f"{path}/{{name}}/drop", operate, self.drop_deliveries, Handled, body=Drop, **one),
             Route("POST", f"{path}/{{name}}/pause", operate, self.pause_destination, DestinationSummary, **one),
-            Route("POST", f"{path}/{{name}}/resume", operate, self.resume_destination, DestinationSummary, **change),
+            Route("POST", f"{path}/{{name}}/resume", operate, self.resume_destination, ResumedDestination, **one),
         ]
 
     async def list_destinations(self, call: Call) -> DestinationList:
@@ -220,6 +230,7 @@ class DestinationRoutes:
             await self._destinations.one(name)
             raise ConflictError(f"the destination {name} is no longer set, so its address is not known: set it again")
         event_id, answer = await self._deliver.test(destination)
+        logger.info("an operator sent a test event", destination=name, actor=call.caller.actor, event_id=str(event_id))
         return Tested(
             event_id=str(event_id),
             accepted=answer.status is not None and accepted(answer.status),
@@ -246,12 +257,18 @@ class DestinationRoutes:
     async def pause_destination(self, call: Call) -> DestinationSummary:
         """Pause a destination on every replica. Its deliveries wait, and no attempt is counted."""
         await self._destinations.pause(call.path.name, actor=call.caller.actor)
+        logger.info("an operator paused a destination", destination=call.path.name, actor=call.caller.actor)
         return await self._shown(call.path.name)
 
-    async def resume_destination(self, call: Call) -> DestinationSummary:
-        """Resume a destination that was paused. If its circuit is open, the next probe is sent at once."""
-        await self._destinations.resume(call.path.name)
-        return await self._shown(call.path.name)
+    async def resume_destination(self, call: Call) -> ResumedDestination:
+        """Resume a destination that was paused, or that was repaired.
+
+        Its retries are due now. If its circuit is open, the next probe is sent at once.
+        """
+        name = call.path.name
+        hastened, more = await self._destinations.resume(name)
+        logger.info("an operator resumed a destination", destination=name, actor=call.caller.actor, hastened=hastened)
+        return ResumedDestination(**(await self._shown(name)).model_dump(), hastened=hastened, more=more)
 
     async def _shown(self, name: str) -> DestinationSummary:
         # A removed destination without deliveries is gone once its pause ends.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from yarl import URL
 
 from webhookd.deliver.addresses import RefusedAddressError, public_socket
 from webhookd.deliver.destination import Destination
-from webhookd.deliver.response import Response
+from webhookd.deliver.response import MOST_INTERIM, InterimHeadsError, Response
 from webhookd.errors import causes_of
 
 _MOST_READ = 65_536  # bytes of an answer
@@ -34,10 +34,15 @@ class Answer(NamedTuple):
     seconds: float
     status: int | None = None
     error: str | None = None
-    text: str | None = None  # the beginning of the answer's body, without the destination's secrets
+    read: Callable[[], str] | None = None  # returns `text`; most answers are accepted, and nobody asks for their text
     retry_after: str | None = None
     final: bool = False
     sent: bool = True
+
+    @property
+    def text(self) -> str | None:
+        """Returns the beginning of the answer's body, without the destination's secrets. Each call looks for them anew."""
+        return None if self.read is None else self.read()
 
 
 class Client(Protocol):
@@ -83,10 +88,9 @@ class HttpClient:
             async with self._session.post(
                 self._url, data=content, headers={**self._destination.headers, **headers}, allow_redirects=False
             ) as response:
-                text = await self._read(response)
-                return Answer(
-                    time.monotonic() - began, response.status, text=text, retry_after=response.headers.get("Retry-After")
-                )
+                body = await self._read(response)
+                asked = response.headers.get("Retry-After")
+                return Answer(time.monotonic() - began, response.status, read=lambda: self._text(body), retry_after=asked)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # OSError includes TimeoutError
             return Answer(time.monotonic() - began, error=self._explain(error))
 
@@ -94,7 +98,7 @@ class HttpClient:
         """Closes the connections."""
         await self._session.close()
 
-    async def _read(self, response: aiohttp.ClientResponse) -> str:
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Returns the beginning of the body. The status counts, also if the body is slow, cut off or without end."""
         body = bytearray()
         try:
@@ -105,7 +109,10 @@ class HttpClient:
         else:
             if not response.content.at_eof():
                 response.close()  # otherwise the rest of the body would be read at the end of the block
-        return self._destination.hide(bytes(body).decode("utf-8", "replace"))[:_KEPT] if body else ""
+        return bytes(body[: 4 * self._destination.needed_to_hide(_KEPT)])  # UTF-8 has up to four bytes for a character
+
+    def _text(self, body: bytes) -> str:
+        return self._destination.hide(body.decode("utf-8", "replace"), _KEPT)
 
     def _explain(self, error: Exception) -> str:
         """Returns one sentence about an error. No library's text is quoted that may hold the URL."""
@@ -115,6 +122,8 @@ class HttpClient:
                 f"{self._host} leads to a private address, to which webhookd sends nothing: correct the URL, or set "
                 f"WEBHOOKD_DESTINATIONS__{self._destination.name.upper()}__ALLOW_PRIVATE=true"
             )
+        if any(isinstance(cause, InterimHeadsError) for cause in causes):
+            return f"more than {MOST_INTERIM} interim heads (1xx) came before the answer"
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return f"no connection within {self._connect:g} s"
         if isinstance(error, aiohttp.SocketTimeoutError):

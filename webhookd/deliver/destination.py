@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import re
 import ssl
@@ -16,7 +17,7 @@ import orjson
 
 from webhookd.authorizenet.payload import load_payload
 from webhookd.errors import SettingsError
-from webhookd.settings.destinations import DestinationSettings, secret_bytes
+from webhookd.settings.destinations import SECRET_PREFIX, DestinationSettings, secret_bytes
 from webhookd.settings.sources import PREFIX
 
 _MOST_PLACES = 1000  # attempts at a time to AWS
@@ -35,7 +36,11 @@ class Destination:
         self.places = settings.concurrency if self.target is None else min(settings.concurrency * 10, _MOST_PLACES)
         self.keys = [secret_bytes(secret.get_secret_value()) for secret in settings.secrets]
         self.headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
-        self._secrets = _pattern(settings)
+        secrets = _secrets(settings)
+        self._secrets = re.compile(
+            "|".join(map(re.escape, secrets)) or "(?!)", re.IGNORECASE
+        )  # percent signs go with a-f or A-F
+        self._longest_secret = len(secrets[0]) if secrets else 0
         self._accounts = frozenset(settings.accounts)
         self._filter = None if settings.filter is None else jmespath.compile(settings.filter)
 
@@ -66,9 +71,22 @@ class Destination:
             return False
         return any(fnmatch.fnmatchcase(event_type, pattern) for pattern in self.settings.event_types)
 
-    def hide(self, text: str) -> str:
-        """Returns a text without the destination's secrets: a receiver may repeat what it got."""
-        return self._secrets.sub("***", text)
+    def hide(self, text: str, most: int) -> str:
+        """Returns the first characters of a text, without the destination's secrets: a receiver may repeat what it got.
+
+        most: characters of `text` that are shown. Of a secret that begins among them, no part is shown.
+        """
+        shown, at = "", 0
+        for found in self._secrets.finditer(text, 0, self.needed_to_hide(most)):
+            if found.start() >= most:
+                break
+            shown += text[at : found.start()] + "***"
+            at = found.end()
+        return (shown + text[at:most])[:most]
+
+    def needed_to_hide(self, most: int) -> int:
+        """Returns how many characters `hide` needs to see each secret that begins among the first characters as a whole."""
+        return most + self._longest_secret
 
     def __repr__(self) -> str:
         return f"Destination({self.name!r}, {self.settings.place!r})"
@@ -141,11 +159,14 @@ def destinations_of(settings: Mapping[str, DestinationSettings], *, sends: bool)
     return made
 
 
-def _pattern(settings: DestinationSettings) -> re.Pattern[str]:
-    """Returns a pattern of all that is secret in the settings: also parts, and what HTML, JSON or a URL makes of them."""
+def _secrets(settings: DestinationSettings) -> list[str]:
+    """Returns all that is secret in the settings, the longest first: also parts, and what HTML, JSON or a URL makes of them."""
     url = urlsplit(settings.url.get_secret_value())
     values = [value.get_secret_value() for value in settings.headers.values()]
-    whole = [secret.get_secret_value() for secret in settings.secrets] + values + [value.partition(" ")[2] for value in values]
+    whole = values + [value.partition(" ")[2] for value in values] + [part for value in values for part in _password(value)]
+    for secret in settings.secrets:
+        key = secret.get_secret_value().removeprefix(SECRET_PREFIX)
+        whole += [SECRET_PREFIX + key, key, key.rstrip("=")]
     whole += [url.path, url.query, *(value for _, value in parse_qsl(url.query))]
     texts = {text for text in whole if len(text) >= _SHORTEST_SECRET}
     texts |= {part for part in url.path.split("/") if len(part) >= _SHORTEST_TOKEN}
@@ -153,9 +174,19 @@ def _pattern(settings: DestinationSettings) -> re.Pattern[str]:
     texts |= {
         form for text in texts for form in (quote(text), quote(text, safe=""), escape(text), orjson.dumps(text).decode()[1:-1])
     }
-    # The longest first: a part must not hide that more of the text is secret.
-    longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)", re.IGNORECASE)  # percent signs go with a-f or A-F
+    return sorted(texts, key=len, reverse=True)  # a part must not hide that more of the text is secret
+
+
+def _password(header: str) -> list[str]:
+    """Returns `user:password` and the password of a header with the scheme Basic; nothing of another header."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return []
+    try:
+        pair = base64.b64decode(encoded.strip()).decode("utf-8", "replace")
+    except ValueError:
+        return []
+    return [encoded.strip().rstrip("="), pair, pair.partition(":")[2]]
 
 
 def _tls(name: str, settings: DestinationSettings) -> ssl.SSLContext:

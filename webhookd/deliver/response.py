@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -25,16 +26,23 @@ class Response(aiohttp.ClientResponse):
         return await super().start(connection)
 
 
+MOST_INTERIM = 10  # heads before the one of the answer
 _BLANK_LINE = re.compile(rb"\n\r?\n")
+_OVERLAP = 2  # bytes of a blank line that the packet before may end with
+
+
+class InterimHeadsError(HttpProcessingError):
+    """The destination sent more interim heads (1xx) than webhookd reads."""
 
 
 class _HeadFirst:
-    """Gives the parser the head of an answer, whole or line by line, and then the rest: no byte of a body goes before."""
+    """Gives the parser one head after the other, and then the rest: no byte of a body goes before the answer's head."""
 
     def __init__(self, protocol: ResponseHandler, parser: Any) -> None:
         self._protocol = protocol
         self._parser = parser
-        self._cut = False  # the bytes so far end within a head
+        self._begun = b""  # the last bytes of a head that goes on in the next packet
+        self._interim = 0  # heads before the answer's; blank lines without a head count, too
         self._body: Any = None  # of the answer, once its head is there; interim heads have none
 
     def __getattr__(self, name: str) -> Any:
@@ -45,17 +53,21 @@ class _HeadFirst:
         """Parses bytes. Returns messages, each with its body; whether the protocol changes; and what belongs to the new one.
 
         Without bytes, goes on with those that the parser kept while the reading was paused.
+        Raises InterimHeadsError at the eleventh head that is not the answer's.
         """
         messages: list[Any] = []
         upgraded, tail = False, b""
-        while self._body is None and data:
-            end = self._end_of_head(data)
-            found, upgraded, tail = self._parser.feed_data(data[:end])
+        at = 0
+        for end in self._ends_of_heads(data):
+            found, upgraded, tail = self._parser.feed_data(data[at:end])
             messages += found
             self._body = next((body for message, body in found if message.code >= 200), None)
-            data = data[end:]
-            if not data:
-                return messages, upgraded, tail
+            at = end
+            if self._body is not None:
+                break
+        if at and at == len(data):
+            return messages, upgraded, tail
+        data = data[at:]
         try:
             found, upgraded, tail = self._parser.feed_data(data)
         except HttpProcessingError as error:
@@ -70,13 +82,25 @@ class _HeadFirst:
             messages += found
         return messages, upgraded, tail
 
-    def _end_of_head(self, data: bytes) -> int:
-        """Returns the length of a head that is there as a whole, else that of its next line."""
-        line = data.find(b"\n") + 1 or len(data)
-        whole = None if self._cut else _BLANK_LINE.search(data)
-        end = line if whole is None else whole.end()
-        self._cut = whole is None
-        return end
+    def _ends_of_heads(self, data: bytes) -> Iterator[int]:
+        """Yields the length of the data up to the end of each head, and at last that of all data, until the answer is there.
+
+        No byte is copied or searched once for each head: a hostile answer has thousands of heads in one packet.
+        """
+        if self._body is not None or not data:
+            return
+        before = len(self._begun)
+        text = self._begun + data
+        at = 0
+        while (found := _BLANK_LINE.search(text, at)) is not None:
+            self._interim += 1
+            at = found.end()
+            yield at - before
+            if self._interim > MOST_INTERIM:
+                raise InterimHeadsError
+        self._begun = text[max(at, len(text) - _OVERLAP) :]
+        if at < len(text):
+            yield len(data)
 
     def feed_eof(self) -> Any:
         """Ends the answer."""

@@ -123,7 +123,8 @@ class DeliverRole:
 
     async def test(self, destination: Destination) -> tuple[UUID, Answer]:
         """Sends a test event, and returns its id and the answer. Nothing is stored, and nothing is tried again."""
-        account = next(iter(self._keys), "default")
+        accounts = destination.settings.accounts or [*self._keys, "default"]
+        account = next((account for account in accounts if account in self._keys), accounts[0])
         at, event_id = self._database.now(), new_id()
         body = b'{"notificationId":"%s","eventType":"%s","eventDate":"%s","webhookId":null,"payload":{"entityName":"test"}}' % (
             str(event_id).encode(),

@@ -133,11 +133,15 @@ class Destinations:
         await self._require(name)
         await self._statements.one(queries.pause_destination, destination=name, actor=actor)
 
-    async def resume(self, name: str) -> None:
-        """Ends a pause, and has an open circuit probe at once. Raises ConflictError if neither is the case."""
+    async def resume(self, name: str) -> tuple[int, bool]:
+        """Ends a pause, has an open circuit probe at once, and has up to a thousand retries due now.
+
+        Returns the number of these retries, and whether there may be more.
+        """
         await self._require(name)
-        if await self._statements.one(queries.resume_destination, destination=name) is None:
-            raise ConflictError(f"the destination {name} is not paused, and its circuit is not open")
+        await self._statements.one(queries.resume_destination, destination=name)
+        done = await self._statements.one(queries.hasten_retries, destination=name, most=_BATCH)
+        return done, done == _BATCH
 
 
 def _ids(ids: Sequence[UUID] | None) -> list[UUID] | None:

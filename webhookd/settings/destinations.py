@@ -41,7 +41,7 @@ _OWN_HEADERS = {
     "x-anet-signature",
 }
 _OWN_PREFIXES = ("webhook-", "webhookd-")
-_SECRET = "whsec_"  # noqa: S105  the beginning of each secret, by the specification of Standard Webhooks
+SECRET_PREFIX = "whsec_"  # noqa: S105  the beginning of each secret, by the specification of Standard Webhooks
 _SECRET_BYTES = range(24, 65)  # the specification's bounds
 
 
@@ -83,10 +83,10 @@ def _secret(value: object) -> object:
 
 def secret_bytes(secret: str) -> bytes:
     """Returns the key of a secret `whsec_…`. Raises ValueError."""
-    if not secret.startswith(_SECRET):
+    if not secret.startswith(SECRET_PREFIX):
         raise ValueError("a secret begins with whsec_")
     try:
-        return base64.b64decode(secret.removeprefix(_SECRET), validate=True)
+        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except binascii.Error as error:
         raise ValueError("a secret is base64") from error
 

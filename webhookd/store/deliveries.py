@@ -148,7 +148,13 @@ class Deliveries:
     async def put_back(self, destination: str, delivery: Delivery) -> None:
         """Puts back a delivery that was taken and not sent. It is due at once, and no attempt is counted."""
         async with self._failing:
-            await self._database.one(queries.put_back_delivery, id=delivery.event_id, destination=destination, due=delivery.due)
+            await self._database.one(
+                queries.put_back_delivery,
+                id=delivery.event_id,
+                destination=destination,
+                due=delivery.due,
+                probe=delivery.probe,
+            )
 
     async def circuits(self) -> dict[str, Circuit]:
         """Returns the circuit of each destination that failed last, is not paused, and has deliveries that are not dead."""

@@ -128,11 +128,9 @@ function buttons(found, page) {
   const others = found.waiting + found.retrying;
   return [
     !removed && act(page, "test", "Send a test event", { sign: "operations" }, (node) => test(page, node)),
-    (found.paused_at || found.opened_at) &&
-      act(page, "resume", found.paused_at ? "Resume" : "Probe now", { sign: "retry", kind: "primary" }, () =>
-        turn(page, "resume"),
-      ),
-    !found.paused_at && !removed && act(page, "pause", "Pause", { sign: "clock" }, () => turn(page, "pause")),
+    (found.paused_at || (!removed && (found.opened_at || found.retrying > 0))) &&
+      act(page, "resume", resumeLabel(found), { sign: "retry", kind: "primary" }, () => resume(page)),
+    !found.paused_at && !removed && act(page, "pause", "Pause", { sign: "clock" }, () => pause(page)),
     found.dead > 0 &&
       !removed &&
       act(page, "redrive", "Redrive dead …", { sign: "retry" }, () =>
@@ -190,9 +188,26 @@ function testResult({ accepted, status, error, seconds, answer }) {
   );
 }
 
-async function turn(page, action) {
-  const row = await post(path(page.name, action), {}, page.context.signal);
+function resumeLabel({ paused_at: pausedAt, opened_at: openedAt }) {
+  if (pausedAt) return "Resume";
+  return openedAt ? "Probe now" : "Retry now";
+}
+
+async function pause(page) {
+  const row = await post(path(page.name, "pause"), {}, page.context.signal);
   toast(`${page.name} is ${row.state} now.`, "good");
+  await refreshOrLeave(page);
+}
+
+/** Resumes. One call has a thousand retries due at most. */
+async function resume(page) {
+  let hastened = 0;
+  for (let more = true; more; ) {
+    const row = await post(path(page.name, "resume"), {}, page.context.signal);
+    hastened += row.hastened;
+    more = row.more;
+    if (!more) toast(`${page.name} is ${row.state} now. Due now: ${plural(hastened, "retry", "retries")}.`, "good");
+  }
   await refreshOrLeave(page);
 }
 

@@ -194,16 +194,35 @@ def pause(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json:
 
     For example: `webhookd destinations pause shop`.
     """
-    _turn(name, "pause", url, folder, as_json=as_json)
+    row = with_api(url, folder, lambda api: api.post("destinations", name, "pause", body={}))
+    if as_json:
+        tell_json(row)
+    else:
+        say(f"{name}: {plain(row['state'])}")
 
 
 @app.command()
 def resume(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json: AsJson = False) -> None:
-    """Resume a destination that was paused. If its circuit is open, the next probe is sent at once.
+    """Resume a destination that was paused, or that was repaired: its retries are due now, not hours later.
+
+    If its circuit is open, the next probe is sent at once, and the retries follow when the destination accepts the probe.
 
     For example: `webhookd destinations resume shop`.
     """
-    _turn(name, "resume", url, folder, as_json=as_json)
+
+    async def work(api: Api) -> Json:
+        hastened = 0
+        while True:
+            row = await api.post("destinations", name, "resume", body={})
+            hastened += row["hastened"]
+            if not row.pop("more"):  # one call changes up to a thousand
+                return row | {"hastened": hastened}
+
+    row = with_api(url, folder, work)
+    if as_json:
+        tell_json(row)
+    else:
+        say(f"{name}: {plain(row['state'])}; {number_of(row['hastened'], 'retry is', 'retries are')} due now")
 
 
 def _since(row: Json) -> str:
@@ -233,11 +252,3 @@ def _change(name: str, action: str, done: str, body: Json, url: str | None, fold
         tell_json({"count": count})
     else:
         say(f"{done}: {number_of(count, 'delivery', 'deliveries')} of {name}")
-
-
-def _turn(name: str, action: str, url: str | None, folder: Path, *, as_json: bool) -> None:
-    row = with_api(url, folder, lambda api: api.post("destinations", name, action, body={}))
-    if as_json:
-        tell_json(row)
-    else:
-        say(f"{name}: {plain(row['state'])}")

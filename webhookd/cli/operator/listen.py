@@ -32,6 +32,7 @@ class Sent:
     number: int
     event: Json
     body: bytes | None
+    origin: str = "webhook"
     attempts: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     answer: Answer | None = None
@@ -88,10 +89,11 @@ class Listener:
         """
         last, most_pages = (0, tail.MOST_PAGES) if since is None else (MOST, None)
         async for row in tail.follow(self._api, last, most_pages=most_pages, received_from=since, **query):
-            body = _bytes(await self._body(row["id"]))
+            found = await self._in_full(row["id"])
+            body, origin = (None, "") if found is None else (_bytes(found["body"]), found["origin"])
             if body is None or self._destination.takes(row["account"], row["event_type"], Payload(body)):
                 self._numbers += 1
-                yield Sent(self._numbers, row, body)
+                yield Sent(self._numbers, row, body, origin)
 
     async def send(self, sent: Sent) -> None:
         """Posts an event, and keeps the request and the answer in `sent`. The event's id stays the same at each attempt."""
@@ -100,16 +102,18 @@ class Listener:
         sent.attempts += 1
         row = sent.event
         received_at = datetime.fromisoformat(row["received_at"])
-        message = Message(UUID(row["id"]), row["account"], row["event_type"], received_at, sent.attempts, sent.body)
+        message = Message(
+            UUID(row["id"]), row["account"], row["event_type"], received_at, sent.attempts, sent.body, origin=sent.origin
+        )
         now = datetime.now(UTC)
         content, sent.headers = request_of(self._destination, message, at=now, signature_key=self._signature_key)
         sent.answer = await self._client.send(content, sent.headers)
 
-    async def _body(self, event_id: str) -> Json | None:
-        """Reads an event's body. Waits while the API is away: `tail` reports that."""
+    async def _in_full(self, event_id: str) -> Json | None:
+        """Reads an event with its body and origin. Waits while the API is away: `tail` reports that."""
         while True:
             try:
-                body: Json | None = (await self._api.get("events", event_id))["body"]
+                found: Json = await self._api.get("events", event_id)
             except ApiError as error:
                 if error.exit_code is Exit.NOT_FOUND:  # retention removed the event meanwhile
                     return None
@@ -117,7 +121,7 @@ class Listener:
                     raise
                 await asyncio.sleep(tail.PAUSE)
             else:
-                return body
+                return found
 
 
 def _bytes(body: Json | None) -> bytes | None:
