@@ -131,14 +131,16 @@ INSERT INTO webhookd.provider_changes (id, account, actor, change, webhook_id, d
 VALUES (:id::uuid, :account, :actor, :change, :webhook_id, :detail);
 
 -- name: begin_healing(id, account, actor, webhook_id, an_hour, a_day)$
--- Keeps that a webhook is to be healed, unless that was so `an_hour` times within an hour, or `a_day` times within a day. Returns true, or
--- NULL.
+-- Keeps that a webhook is to be healed, unless that was so `an_hour` times within an hour, or `a_day` pings of this actor arrived within a
+-- day: an activation follows each such ping. A ping that did not arrive changes nothing at the provider. Returns true, or NULL.
 INSERT INTO webhookd.provider_changes (id, account, actor, change, webhook_id)
 SELECT :id::uuid, :account, :actor, 'heal', :webhook_id
 WHERE (
-    SELECT count(*) FILTER (WHERE at > now() - interval '1 hour') < :an_hour AND count(*) < :a_day
+    SELECT
+        count(*) FILTER (WHERE change = 'heal' AND at > now() - interval '1 hour') < :an_hour
+        AND count(*) FILTER (WHERE change = 'ping' AND actor = :actor) < :a_day
     FROM webhookd.provider_changes
-    WHERE account = :account AND change = 'heal' AND at > now() - interval '1 day'
+    WHERE account = :account AND at > now() - interval '1 day'
 )
 RETURNING true;
 

@@ -706,6 +706,13 @@ GUARDS = (
         _REGISTRATION + "test_a_webhook_is_healed_once_an_hour_and_three_times_a_day_by_all_replicas",
     ),
     Guard(
+        "a try to heal whose ping does not come uses up nothing of the day",
+        "sql/queries/provider_webhooks.sql",
+        "change = 'ping' AND actor = :actor",
+        "change = 'heal'",
+        _REGISTRATION + "test_tries_whose_ping_does_not_come_use_up_nothing_of_the_day",
+    ),
+    Guard(
         "a webhook that somebody left inactive on purpose is not healed",
         "webhookd/sync/guardian.py",
         "if not await self._records.may_heal(webhook.id):",

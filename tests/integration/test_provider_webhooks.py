@@ -524,6 +524,24 @@ async def test_a_webhook_is_healed_once_an_hour_and_three_times_a_day_by_all_rep
     assert await healed()
 
 
+async def test_tries_whose_ping_does_not_come_use_up_nothing_of_the_day(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_silent(monkeypatch)
+    webhook = simulator.register(url_of(daemon))
+    webhook.status = "inactive"
+    simulator.account().signature_keys = [("F" * 128, None)]  # as with a proxy that is down, no ping comes
+    for _ in range(4):
+        assert await guardian(daemon, client, simulator).look() == "inactive"
+        await guardian(daemon, client, simulator).look()  # within the hour
+        await connection.execute("UPDATE provider_changes SET at = at - interval '61 minutes'")
+        await connection.execute("UPDATE provider_pings SET closes_at = now()")
+    assert await changes(connection) == ["heal"] * 4, "one try an hour"
+    simulator.account().signature_keys = [(KEY, None)]
+    assert await guardian(daemon, client, simulator).look() == "ok"
+    assert webhook.status == "active"
+
+
 async def test_a_healing_that_dies_in_the_middle_counts(
     daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
