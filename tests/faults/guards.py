@@ -706,6 +706,20 @@ GUARDS = (
         _REGISTRATION + "test_a_webhook_is_healed_once_an_hour_and_three_times_a_day_by_all_replicas",
     ),
     Guard(
+        "the webhook's state is unknown when no look has shown the webhook for two hours",
+        "webhookd/sync/guardian.py",
+        "            await self._note_blind(known, str(error))\n",
+        "",
+        _REGISTRATION + "test_a_webhook_that_no_look_has_shown_for_long_is_unknown_and_a_bad_state_stays",
+    ),
+    Guard(
+        "an alert fires while the state of the webhook is unknown",
+        "webhookd/alerts/conditions.py",
+        '    "unknown": "is not known',
+        '    "unseen": "is not known',
+        "tests/unit/test_alert_conditions.py::test_each_fault_of_the_providers_side_is_a_condition",
+    ),
+    Guard(
         "a try to heal whose ping does not come uses up nothing of the day",
         "sql/queries/provider_webhooks.sql",
         "change = 'ping' AND actor = :actor",

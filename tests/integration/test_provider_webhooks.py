@@ -314,6 +314,45 @@ async def test_the_guardian_finds_each_state_by_one_call_and_reports_each_change
     assert changing_calls(simulator) == []
 
 
+async def test_a_webhook_that_no_look_has_shown_for_long_is_unknown_and_a_bad_state_stays(
+    daemon: Daemon,
+    client: ProviderClient,
+    simulator: Simulator,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noted: list[str] = []
+    watching = guardian(daemon, client, simulator, heal=False, noted=noted.append)
+    webhook = simulator.register(url_of(daemon))
+
+    async def fails() -> tuple[Any, ...]:
+        raise UnreadableAnswerError("the list is no list")
+
+    async def looks_after(interval: str) -> tuple[str, str | None]:
+        await connection.execute(f"UPDATE provider_accounts SET webhook_seen_at = now() - interval '{interval}'")
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "webhooks", fails)
+            with pytest.raises(UnreadableAnswerError):
+                await watching.look()
+        return await state(connection)
+
+    assert await watching.look() == "ok"
+    assert (await looks_after("119 minutes"))[0] == "ok"
+    seen, detail = await looks_after("121 minutes")
+    assert seen == "unknown"
+    assert "has not seen the webhook since" in str(detail)
+    assert "the list is no list" in str(detail)
+    assert (await looks_after("121 minutes")) == ("unknown", detail)
+    assert noted == ["ok", "ok", "unknown", "unknown"]
+    assert await watching.look() == "ok"
+    webhook.status = "inactive"
+    assert await watching.look() == "inactive"
+    assert (await looks_after("24 hours"))[0] == "inactive"
+    age = "SELECT now() - webhook_seen_at < interval '1 minute' FROM provider_accounts"
+    assert await connection.fetchval(age), "the alert goes on for longer than 25 hours"
+    assert noted[-1] == "inactive"
+
+
 async def test_a_look_that_shows_no_event_types_changes_nothing_and_all_types_that_become_some_are_a_loss(
     daemon: Daemon, client: ProviderClient, simulator: Simulator
 ) -> None:
