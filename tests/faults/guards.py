@@ -279,9 +279,9 @@ GUARDS = (
     Guard(
         "however many real notifications came while a ping was open, none is taken for its sample",
         "sql/queries/provider_webhooks.sql",
-        "ORDER BY t.webhook_id IS DISTINCT FROM p.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id\n"
-        "LIMIT :limit",
-        "ORDER BY t.received_at, t.id\nLIMIT :limit",
+        "    coalesce(t.event_date > p.opened_at - interval '14 days', false), t.webhook_id IS DISTINCT FROM p.webhook_id,\n"
+        "    t.event_date DESC NULLS LAST, t.received_at DESC, t.id\nLIMIT :limit",
+        "    t.received_at, t.id\nLIMIT :limit",
         "tests/integration/test_provider_pings.py::"
         "test_of_many_real_notifications_none_is_taken_for_the_sample_and_each_is_asked_for_once_at_most[True]",
     ),
@@ -603,8 +603,8 @@ GUARDS = (
     Guard(
         "while a ping is open, the late retry of a real notification is an event",
         "webhookd/store/provider_pings.py",
-        "if date is None or date < ping.opened_at - _CLOCKS:",
-        "if date is None:",
+        "elif date >= ping.opened_at - _CLOCKS:",
+        "else:",
         _PINGS + "test_while_a_ping_is_open_other_webhooks_notifications_are_events",
     ),
     Guard(
@@ -718,6 +718,20 @@ GUARDS = (
         '    "unknown": "is not known',
         '    "unseen": "is not known',
         "tests/unit/test_alert_conditions.py::test_each_fault_of_the_providers_side_is_a_condition",
+    ),
+    Guard(
+        "a sample of the pinged webhook may have no date, or an old one",
+        "webhookd/store/provider_pings.py",
+        "if webhook_id == ping.webhook_id:",
+        "if False:",
+        _PINGS + "test_a_sample_of_the_pinged_webhook_may_have_any_date_and_goes_before_what_may_be_real[old]",
+    ),
+    Guard(
+        "what has no date, or an old one, is the sample before what may be real",
+        "sql/queries/provider_webhooks.sql",
+        "t.body IS NOT NULL, coalesce(t.event_date > ping.opened_at - interval '14 days', false),",
+        "t.body IS NOT NULL,",
+        _PINGS + "test_a_sample_of_the_pinged_webhook_may_have_any_date_and_goes_before_what_may_be_real[none]",
     ),
     Guard(
         "a try to heal whose ping does not come uses up nothing of the day",

@@ -168,7 +168,7 @@ async def test_a_ping_that_another_program_answers_is_no_proof(
 ) -> None:
     keep_silent(monkeypatch)
     monkeypatch.setattr(simulator._rest, "_ping", _answered)
-    with pytest.raises(PingFailedError, match="no webhookd with this database got it"):
+    with pytest.raises(PingFailedError, match="no webhookd with this database knew a sample"):
         await registrar.setup("http://127.0.0.1:9/webhooks/authorize-net")
 
 
