@@ -734,6 +734,20 @@ GUARDS = (
         _PINGS + "test_a_sample_of_the_pinged_webhook_may_have_any_date_and_goes_before_what_may_be_real[none]",
     ),
     Guard(
+        "a notification that the provider forbids keeps back no others",
+        "webhookd/authorizenet/api/operations.py",
+        'Rest("GET", "notifications/{}", of_record=True)',
+        'Rest("GET", "notifications/{}")',
+        "tests/integration/test_gaps.py::test_one_notification_that_cannot_be_fetched_keeps_back_no_others[403]",
+    ),
+    Guard(
+        "after a notification was forbidden, another call proves the credentials",
+        "webhookd/sync/takeover.py",
+        "            await self._client.webhooks()  # raises, if the provider refuses the credentials\n",
+        "",
+        "tests/integration/test_gaps.py::test_if_the_provider_forbids_every_call_the_account_stops_after_two",
+    ),
+    Guard(
         "a try to heal whose ping does not come uses up nothing of the day",
         "sql/queries/provider_webhooks.sql",
         "change = 'ping' AND actor = :actor",
@@ -1107,8 +1121,8 @@ GUARDS = (
     Guard(
         "a provider's text that quotes a Transaction Key is masked",
         "webhookd/authorizenet/api/caller.py",
-        "error_of(call.name, found, call.feature, credentials.mask)",
-        "error_of(call.name, found, call.feature)",
+        "error_of(call.name, found, call.feature, credentials.mask, of_record=call.of_record)",
+        "error_of(call.name, found, call.feature, of_record=call.of_record)",
         _PROVIDER + "test_no_secret_is_in_an_error_a_log_or_a_repr",
     ),
     Guard(

@@ -14,6 +14,7 @@ from webhookd.authorizenet.api.errors import (
     CredentialsRefusedError,
     ProviderError,
     ProviderUnavailableError,
+    RecordForbiddenError,
     RecordNotFoundError,
     UnreadableAnswerError,
 )
@@ -162,6 +163,9 @@ class Takeover:
     async def _fetch(self, row: HistoryRow, ours: Webhooks, pings: Sequence[Ping], span: Span) -> Arrival | Refused:
         try:
             found = await self._client.notification(row.notification_id)
+        except RecordForbiddenError as error:
+            await self._client.webhooks()  # raises, if the provider refuses the credentials
+            return _refused(row, str(error))
         except (RecordNotFoundError, CallRejectedError, UnreadableAnswerError, ForbiddenCallError) as error:
             return _refused(row, str(error))
         if found.webhook_id is not None and found.webhook_id not in ours.ids:
