@@ -227,7 +227,9 @@ class Takeover:
                     await self._gaps.add_alias(arrival.notification.notification_id, event_id)
                     aliases += 1
             await self._store(new, batch)
-        await self._gaps.forget([arrival.notification.notification_id for arrival in batch.arrivals])
+        # Keep the notes of those that could not be stored: the notes count the tries, from which the pauses follow.
+        refused = {one.notification_id for one in batch.refused}
+        await self._gaps.forget({one.notification.notification_id for one in batch.arrivals} - refused)
         await self._gaps.note(batch.refused)
         if batch.arrivals or batch.refused:
             counts = Counter(one.status for one in batch.refused)
