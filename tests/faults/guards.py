@@ -756,6 +756,21 @@ GUARDS = (
         "test_the_tries_of_a_notification_that_cannot_be_stored_are_counted_and_its_note_goes_when_it_is_stored",
     ),
     Guard(
+        "a quick look asks for no empty page after a page that was the last a short time ago",
+        "webhookd/authorizenet/api/history.py",
+        "        self._trusted += 1\n        return True",
+        "        return False",
+        "tests/integration/test_call_budget.py::"
+        "test_a_quiet_account_costs_at_most_20_calls_in_each_hour_and_24_if_its_history_is_long[30-24]",
+    ),
+    Guard(
+        "rows behind a page that was the last are found within an hour",
+        "webhookd/authorizenet/api/history.py",
+        " or self._trusted >= _TRUSTED:",
+        ":",
+        _HISTORY + "test_rows_behind_a_page_that_was_the_last_are_found_within_six_quick_looks",
+    ),
+    Guard(
         "a try to heal whose ping does not come uses up nothing of the day",
         "sql/queries/provider_webhooks.sql",
         "change = 'ping' AND actor = :actor",
@@ -809,7 +824,8 @@ GUARDS = (
         "webhookd/sync/gap_closer.py",
         "thorough=look.thorough)",
         "thorough=True)",
-        "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+        "tests/integration/test_call_budget.py::"
+        "test_a_quiet_account_costs_at_most_20_calls_in_each_hour_and_24_if_its_history_is_long[1-20]",
     ),
     Guard(
         "an event of the settlement is committed before the facts that it is made of",
@@ -882,7 +898,8 @@ GUARDS = (
         "webhookd/sync/settlement_sweep.py",
         "if sweep.is_new:",
         "if False:",
-        "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+        "tests/integration/test_call_budget.py::"
+        "test_a_quiet_account_costs_at_most_20_calls_in_each_hour_and_24_if_its_history_is_long[1-20]",
     ),
     Guard(
         "a process that starts anew each hour reads all lists of the day",
