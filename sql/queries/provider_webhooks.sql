@@ -61,10 +61,13 @@ SELECT id FROM known UNION ALL SELECT id FROM kept LIMIT 1;
 
 -- name: sample_of_ping(ping)^
 -- Returns the sample that a ping brought, or, if the ping is not decided, what is likely the sample; or no row.
+-- What has no date, or one from before all retries of the provider, comes first: no real notification has (see provider_pings.py).
 SELECT t.notification_id, t.event_type, t.webhook_id, t.key_fingerprint
 FROM webhookd.provider_tests t JOIN webhookd.provider_pings p ON p.id = t.ping AND p.account = t.account
 WHERE p.id = :ping::uuid
-ORDER BY t.body IS NOT NULL, t.webhook_id IS DISTINCT FROM p.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id
+ORDER BY
+    t.body IS NOT NULL, coalesce(t.event_date > p.opened_at - interval '14 days', false), t.webhook_id IS DISTINCT FROM p.webhook_id,
+    t.event_date DESC NULLS LAST, t.received_at DESC, t.id
 LIMIT 1;
 
 -- name: pings_to_decide(account)
@@ -80,7 +83,9 @@ ORDER BY opened_at;
 SELECT t.id, t.received_at, t.key_fingerprint, t.body
 FROM webhookd.provider_tests t JOIN webhookd.provider_pings p ON p.id = t.ping AND p.account = t.account
 WHERE p.id = :ping::uuid AND p.decided_at IS NULL AND t.body IS NOT NULL
-ORDER BY t.webhook_id IS DISTINCT FROM p.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id
+ORDER BY
+    coalesce(t.event_date > p.opened_at - interval '14 days', false), t.webhook_id IS DISTINCT FROM p.webhook_id,
+    t.event_date DESC NULLS LAST, t.received_at DESC, t.id
 LIMIT :limit;
 
 -- name: decide_ping(id)!
@@ -89,12 +94,14 @@ LIMIT :limit;
 WITH ping AS (
     UPDATE webhookd.provider_pings SET decided_at = clock_timestamp()
     WHERE id = :id::uuid AND decided_at IS NULL AND closes_at <= clock_timestamp()
-    RETURNING id, account, webhook_id, sent
+    RETURNING id, account, webhook_id, opened_at, sent
 ), likely AS (
     SELECT t.id, t.body IS NULL AS sure
     FROM webhookd.provider_tests t JOIN ping ON ping.id = t.ping AND ping.account = t.account
     WHERE ping.sent IS NOT FALSE
-    ORDER BY t.body IS NOT NULL, t.webhook_id IS DISTINCT FROM ping.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id
+    ORDER BY
+        t.body IS NOT NULL, coalesce(t.event_date > ping.opened_at - interval '14 days', false),
+        t.webhook_id IS DISTINCT FROM ping.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id
     LIMIT 1
 )
 UPDATE webhookd.provider_tests SET body = NULL, decided_at = now() WHERE id = (SELECT id FROM likely WHERE NOT sure);
@@ -131,14 +138,16 @@ INSERT INTO webhookd.provider_changes (id, account, actor, change, webhook_id, d
 VALUES (:id::uuid, :account, :actor, :change, :webhook_id, :detail);
 
 -- name: begin_healing(id, account, actor, webhook_id, an_hour, a_day)$
--- Keeps that a webhook is to be healed, unless that was so `an_hour` times within an hour, or `a_day` times within a day. Returns true, or
--- NULL.
+-- Keeps that a webhook is to be healed, unless that was so `an_hour` times within an hour, or `a_day` pings of this actor arrived within a
+-- day: an activation follows each such ping. A ping that did not arrive changes nothing at the provider. Returns true, or NULL.
 INSERT INTO webhookd.provider_changes (id, account, actor, change, webhook_id)
 SELECT :id::uuid, :account, :actor, 'heal', :webhook_id
 WHERE (
-    SELECT count(*) FILTER (WHERE at > now() - interval '1 hour') < :an_hour AND count(*) < :a_day
+    SELECT
+        count(*) FILTER (WHERE change = 'heal' AND at > now() - interval '1 hour') < :an_hour
+        AND count(*) FILTER (WHERE change = 'ping' AND actor = :actor) < :a_day
     FROM webhookd.provider_changes
-    WHERE account = :account AND change = 'heal' AND at > now() - interval '1 day'
+    WHERE account = :account AND at > now() - interval '1 day'
 )
 RETURNING true;
 

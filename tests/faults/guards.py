@@ -279,9 +279,9 @@ GUARDS = (
     Guard(
         "however many real notifications came while a ping was open, none is taken for its sample",
         "sql/queries/provider_webhooks.sql",
-        "ORDER BY t.webhook_id IS DISTINCT FROM p.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id\n"
-        "LIMIT :limit",
-        "ORDER BY t.received_at, t.id\nLIMIT :limit",
+        "    coalesce(t.event_date > p.opened_at - interval '14 days', false), t.webhook_id IS DISTINCT FROM p.webhook_id,\n"
+        "    t.event_date DESC NULLS LAST, t.received_at DESC, t.id\nLIMIT :limit",
+        "    t.received_at, t.id\nLIMIT :limit",
         "tests/integration/test_provider_pings.py::"
         "test_of_many_real_notifications_none_is_taken_for_the_sample_and_each_is_asked_for_once_at_most[True]",
     ),
@@ -603,8 +603,8 @@ GUARDS = (
     Guard(
         "while a ping is open, the late retry of a real notification is an event",
         "webhookd/store/provider_pings.py",
-        "if date is None or date < ping.opened_at - _CLOCKS:",
-        "if date is None:",
+        "elif date >= ping.opened_at - _CLOCKS:",
+        "else:",
         _PINGS + "test_while_a_ping_is_open_other_webhooks_notifications_are_events",
     ),
     Guard(
@@ -706,6 +706,78 @@ GUARDS = (
         _REGISTRATION + "test_a_webhook_is_healed_once_an_hour_and_three_times_a_day_by_all_replicas",
     ),
     Guard(
+        "the webhook's state is unknown when no look has shown the webhook for two hours",
+        "webhookd/sync/guardian.py",
+        "            await self._note_blind(known, str(error))\n",
+        "",
+        _REGISTRATION + "test_a_webhook_that_no_look_has_shown_for_long_is_unknown_and_a_bad_state_stays",
+    ),
+    Guard(
+        "an alert fires while the state of the webhook is unknown",
+        "webhookd/alerts/conditions.py",
+        '    "unknown": "is not known',
+        '    "unseen": "is not known',
+        "tests/unit/test_alert_conditions.py::test_each_fault_of_the_providers_side_is_a_condition",
+    ),
+    Guard(
+        "a sample of the pinged webhook may have no date, or an old one",
+        "webhookd/store/provider_pings.py",
+        "if webhook_id == ping.webhook_id:",
+        "if False:",
+        _PINGS + "test_a_sample_of_the_pinged_webhook_may_have_any_date_and_goes_before_what_may_be_real[old]",
+    ),
+    Guard(
+        "what has no date, or an old one, is the sample before what may be real",
+        "sql/queries/provider_webhooks.sql",
+        "t.body IS NOT NULL, coalesce(t.event_date > ping.opened_at - interval '14 days', false),",
+        "t.body IS NOT NULL,",
+        _PINGS + "test_a_sample_of_the_pinged_webhook_may_have_any_date_and_goes_before_what_may_be_real[none]",
+    ),
+    Guard(
+        "a notification that the provider forbids keeps back no others",
+        "webhookd/authorizenet/api/operations.py",
+        'Rest("GET", "notifications/{}", of_record=True)',
+        'Rest("GET", "notifications/{}")',
+        "tests/integration/test_gaps.py::test_one_notification_that_cannot_be_fetched_keeps_back_no_others[403]",
+    ),
+    Guard(
+        "after a notification was forbidden, another call proves the credentials",
+        "webhookd/sync/takeover.py",
+        "            await self._client.webhooks()  # raises, if the provider refuses the credentials\n",
+        "",
+        "tests/integration/test_gaps.py::test_if_the_provider_forbids_every_call_the_account_stops_after_two",
+    ),
+    Guard(
+        "the tries of a notification that cannot be stored are counted",
+        "webhookd/sync/takeover.py",
+        "for one in batch.arrivals} - refused)",
+        "for one in batch.arrivals})",
+        "tests/integration/test_unreadable_notifications.py::"
+        "test_the_tries_of_a_notification_that_cannot_be_stored_are_counted_and_its_note_goes_when_it_is_stored",
+    ),
+    Guard(
+        "a quick look asks for no empty page after a page that was the last a short time ago",
+        "webhookd/authorizenet/api/history.py",
+        "        self._trusted += 1\n        return True",
+        "        return False",
+        "tests/integration/test_call_budget.py::"
+        "test_a_quiet_account_costs_at_most_20_calls_in_each_hour_and_24_if_its_history_is_long[30-24]",
+    ),
+    Guard(
+        "rows behind a page that was the last are found within an hour",
+        "webhookd/authorizenet/api/history.py",
+        " or self._trusted >= _TRUSTED:",
+        ":",
+        _HISTORY + "test_rows_behind_a_page_that_was_the_last_are_found_within_six_quick_looks",
+    ),
+    Guard(
+        "a try to heal whose ping does not come uses up nothing of the day",
+        "sql/queries/provider_webhooks.sql",
+        "change = 'ping' AND actor = :actor",
+        "change = 'heal'",
+        _REGISTRATION + "test_tries_whose_ping_does_not_come_use_up_nothing_of_the_day",
+    ),
+    Guard(
         "a webhook that somebody left inactive on purpose is not healed",
         "webhookd/sync/guardian.py",
         "if not await self._records.may_heal(webhook.id):",
@@ -752,7 +824,8 @@ GUARDS = (
         "webhookd/sync/gap_closer.py",
         "thorough=look.thorough)",
         "thorough=True)",
-        "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+        "tests/integration/test_call_budget.py::"
+        "test_a_quiet_account_costs_at_most_20_calls_in_each_hour_and_24_if_its_history_is_long[1-20]",
     ),
     Guard(
         "an event of the settlement is committed before the facts that it is made of",
@@ -825,7 +898,8 @@ GUARDS = (
         "webhookd/sync/settlement_sweep.py",
         "if sweep.is_new:",
         "if False:",
-        "tests/integration/test_call_budget.py::test_a_quiet_account_costs_at_most_20_calls_in_each_hour",
+        "tests/integration/test_call_budget.py::"
+        "test_a_quiet_account_costs_at_most_20_calls_in_each_hour_and_24_if_its_history_is_long[1-20]",
     ),
     Guard(
         "a process that starts anew each hour reads all lists of the day",
@@ -1072,8 +1146,8 @@ GUARDS = (
     Guard(
         "a provider's text that quotes a Transaction Key is masked",
         "webhookd/authorizenet/api/caller.py",
-        "error_of(call.name, found, call.feature, credentials.mask)",
-        "error_of(call.name, found, call.feature)",
+        "error_of(call.name, found, call.feature, credentials.mask, of_record=call.of_record)",
+        "error_of(call.name, found, call.feature, of_record=call.of_record)",
         _PROVIDER + "test_no_secret_is_in_an_error_a_log_or_a_repr",
     ),
     Guard(

@@ -1,4 +1,4 @@
-"""A quiet account costs at most 20 calls of the provider's API in an hour, with all jobs of the role `sync` together."""
+"""The calls of the provider's API that a quiet account costs in an hour, with all jobs of the role `sync` together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from webhookd.sync.account_sync import Job
 from webhookd.sync.lease import Lease
 
 _HOURS = 40  # so that a day ends, and is proven by thorough looks
-_MOST = 20
+_AN_HOUR = 13  # events after the first hour, one an hour
 _SELDOM = 300.0  # seconds: the jobs of shorter periods ask the provider nothing, and need not run as often by the fast clock
 
 
@@ -46,8 +46,10 @@ class Jobs:
         """Does nothing."""
 
 
-async def test_a_quiet_account_costs_at_most_20_calls_in_each_hour(
-    start: Start, connection: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
+# A page of the history with 20 rows or more is no proof without a second pass, so that the hours that prove a day cost more.
+@pytest.mark.parametrize(("at_first", "most"), [(1, 20), (30, 24)])
+async def test_a_quiet_account_costs_at_most_20_calls_in_each_hour_and_24_if_its_history_is_long(
+    start: Start, connection: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch, at_first: int, most: int
 ) -> None:
     began = datetime.combine(datetime.now(UTC).date() - timedelta(days=3), time(9, 31), UTC)
     clock = Clock(began, speed=0)
@@ -70,7 +72,7 @@ async def test_a_quiet_account_costs_at_most_20_calls_in_each_hour(
         own.subscriptions["4415001"] = Subscription("4415001", Decimal("9.99"), began - timedelta(days=9))
         monkeypatch.setattr(Database, "now", lambda _: clock.now())  # before the start, at which the jobs take it
         await start(listen=address, public_url=url, provider=provider.url, **given)
-        await _let_pass(clock, provider)
+        await _let_pass(clock, provider, at_first)
         days = await connection.fetch(
             "SELECT day, completeness, listed, ours, looked_at FROM webhookd.provider_days ORDER BY day"
         )
@@ -84,18 +86,20 @@ async def test_a_quiet_account_costs_at_most_20_calls_in_each_hour(
     asked |= {"ARBGetSubscriptionListRequest", "ARBGetSubscriptionRequest"}
     assert asked <= set(kinds), "all jobs asked"
     assert state == "ok"
-    assert ("whole", 14, 14) in [(row["completeness"], row["listed"], row["ours"]) for row in days], "a day was proven"
+    count = at_first + _AN_HOUR
+    assert ("whole", count, count) in [(row["completeness"], row["listed"], row["ours"]) for row in days], "a day was proven"
     names = [(call.at, call.name.partition("?")[0]) for call in provider.calls]
     hours = [Counter(name for other, name in names if at <= other < at + timedelta(hours=1)) for at, _ in names]
     busiest = max(hours, key=Counter.total)
-    assert busiest.total() <= _MOST, busiest
+    assert busiest.total() <= most, busiest
 
 
-async def _let_pass(clock: Clock, provider: Simulator) -> None:
-    """Runs each job at its times, and lets the provider deliver an event every hour."""
+async def _let_pass(clock: Clock, provider: Simulator, at_first: int) -> None:
+    """Runs each job at its times. The provider delivers some events in the first hour, and then one every hour."""
     began = clock.now()
     plan = [(0.0, number, job) for number, job in enumerate(Jobs.jobs)]
-    plan += [(hour * 3600.0 + 1800, -1, Job("event", 0, _nothing)) for hour in range(14)]
+    events = [1800.0 + number for number in range(at_first)] + [hour * 3600.0 + 1800 for hour in range(1, _AN_HOUR + 1)]
+    plan += [(at, -1, Job("event", 0, _nothing)) for at in events]
     heapq.heapify(plan)
     while plan and plan[0][0] < _HOURS * 3600:
         seconds, number, job = heapq.heappop(plan)

@@ -581,8 +581,6 @@ async def test_one_notification_that_cannot_be_fetched_keeps_back_no_others(
 ) -> None:
     monkeypatch.setattr("webhookd.authorizenet.api.limits._BASE", 0.1)
     monkeypatch.setattr("webhookd.authorizenet.api.limits._CAP", 0.3)
-    monkeypatch.setattr("webhookd.authorizenet.api.refusals.CREDENTIALS_AGAIN", 1.0)
-    monkeypatch.setattr("webhookd.store.provider_refusals.CREDENTIALS_AGAIN", 1.0)
     monkeypatch.setattr("webhookd.sync.role.clients_of", partial(clients_of, patience=1.0))
     poison: list[Notification] = []
 
@@ -612,6 +610,29 @@ async def test_one_notification_that_cannot_be_fetched_keeps_back_no_others(
 
     await until(recovered, "all others are recovered", deadline=90)
     await shop.until_whole(unreadable=0 if kind == "latin-1" and poison[0].id in await shop.ids() else 1, missing=0)
+
+
+async def test_if_the_provider_forbids_every_call_the_account_stops_after_two(
+    shop: Shop, provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as the list comes, only another call shows that the credentials are refused."""
+    forbidden: list[str] = []
+
+    def change(request: web.Request, _: web.Response) -> web.Response | None:
+        if not lost or request.path.endswith("/notifications"):
+            return None
+        forbidden.append(request.path)
+        return json({"status": 403, "reason": "FORBIDDEN", "message": "no", "correlationId": "1"}, 403)
+
+    lost: list[str] = []
+    spoil(provider, monkeypatch, change)
+    await shop.open(webhook_guardian="off")
+    provider.make()
+    await until(shop.processed, "an event came as a webhook")
+    lost += [made(provider.make(REFUND, withheld=True)).id for _ in range(5)]
+    state = "SELECT credentials = 'refused' FROM webhookd.provider_accounts"
+    await until(lambda: shop.connection.fetchval(state), "the account's calls stop", deadline=60)
+    assert [path.rpartition("/")[2] in lost for path in forbidden] == [True, False]
 
 
 async def test_an_id_that_no_index_can_hold_does_not_keep_the_account_from_its_other_gaps(

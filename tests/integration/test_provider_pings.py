@@ -35,6 +35,7 @@ from webhookd.sync.pings import HeldNotifications
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SALE = "net.authorize.payment.authcapture.created"
 OURS, OTHER, UNKNOWN = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
+LONG_AGO = datetime(2019, 1, 31, tzinfo=UTC)
 AGE = 0.6  # seconds, instead of three
 
 
@@ -110,14 +111,41 @@ async def test_a_sample_need_not_name_the_pinged_webhook(webhook_id: str | None,
     assert await counts(connection) == (1, 1)
 
 
-async def test_what_is_dated_before_the_ping_or_not_at_all_is_no_sample(start: Start, connection: Connection) -> None:
+def without_date(body: bytes) -> bytes:
+    """Returns a body without its date."""
+    envelope = orjson.loads(body)
+    del envelope["eventDate"]
+    return orjson.dumps(envelope)
+
+
+async def test_what_may_be_a_late_retry_or_names_no_webhook_and_no_date_is_no_sample(
+    start: Start, connection: Connection
+) -> None:
     daemon = await start(roles="receive")
     await opened(daemon)
-    undated = orjson.loads(body_of(OURS))
-    del undated["eventDate"]
-    assert await post(daemon, orjson.dumps(undated)) == (200, "accepted")
-    assert await post(daemon, body_of(OURS, when=datetime(2019, 1, 31, tzinfo=UTC))) == (200, "quarantined")
-    assert await counts(connection) == (2, 0)
+    for days in (0.01, 1, 10):
+        late = body_of(OURS, when=datetime.now(UTC) - timedelta(days=days))
+        assert await post(daemon, late) == (200, "accepted")
+    assert await post(daemon, without_date(body_of(UNKNOWN))) == (200, "accepted")
+    assert await post(daemon, body_of(None, when=LONG_AGO)) == (200, "quarantined")
+    assert await counts(connection) == (5, 0)
+
+
+@pytest.mark.parametrize("sample_of_ping", [without_date(body_of(OURS)), body_of(OURS, when=LONG_AGO)], ids=["none", "old"])
+async def test_a_sample_of_the_pinged_webhook_may_have_any_date_and_goes_before_what_may_be_real(
+    sample_of_ping: bytes, start: Start, connection: Connection
+) -> None:
+    daemon = await start(roles="receive")
+    ping = await opened(daemon)
+    assert await post(daemon, sample_of_ping) == (200, "test")
+    real = body_of(OURS)
+    assert await post(daemon, real) == (200, "test"), "held"
+    assert (await records(daemon).sample(ping)) is not None
+    await records(daemon).close_ping(ping)
+    await held(daemon).decide()
+    decided = await kinds(connection)
+    assert decided[id_of(real)] == "event"
+    assert decided[id_of(sample_of_ping)] == "sample"
 
 
 async def test_while_a_ping_is_open_other_webhooks_notifications_are_events(start: Start, connection: Connection) -> None:

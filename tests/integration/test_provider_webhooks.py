@@ -168,7 +168,7 @@ async def test_a_ping_that_another_program_answers_is_no_proof(
 ) -> None:
     keep_silent(monkeypatch)
     monkeypatch.setattr(simulator._rest, "_ping", _answered)
-    with pytest.raises(PingFailedError, match="no webhookd with this database got it"):
+    with pytest.raises(PingFailedError, match="no webhookd with this database knew a sample"):
         await registrar.setup("http://127.0.0.1:9/webhooks/authorize-net")
 
 
@@ -312,6 +312,45 @@ async def test_the_guardian_finds_each_state_by_one_call_and_reports_each_change
     assert await watching.look() == "missing"
     assert "webhookd provider setup" in str((await state(connection))[1])
     assert changing_calls(simulator) == []
+
+
+async def test_a_webhook_that_no_look_has_shown_for_long_is_unknown_and_a_bad_state_stays(
+    daemon: Daemon,
+    client: ProviderClient,
+    simulator: Simulator,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noted: list[str] = []
+    watching = guardian(daemon, client, simulator, heal=False, noted=noted.append)
+    webhook = simulator.register(url_of(daemon))
+
+    async def fails() -> tuple[Any, ...]:
+        raise UnreadableAnswerError("the list is no list")
+
+    async def looks_after(interval: str) -> tuple[str, str | None]:
+        await connection.execute(f"UPDATE provider_accounts SET webhook_seen_at = now() - interval '{interval}'")
+        with monkeypatch.context() as patch:
+            patch.setattr(client, "webhooks", fails)
+            with pytest.raises(UnreadableAnswerError):
+                await watching.look()
+        return await state(connection)
+
+    assert await watching.look() == "ok"
+    assert (await looks_after("119 minutes"))[0] == "ok"
+    seen, detail = await looks_after("121 minutes")
+    assert seen == "unknown"
+    assert "has not seen the webhook since" in str(detail)
+    assert "the list is no list" in str(detail)
+    assert (await looks_after("121 minutes")) == ("unknown", detail)
+    assert noted == ["ok", "ok", "unknown", "unknown"]
+    assert await watching.look() == "ok"
+    webhook.status = "inactive"
+    assert await watching.look() == "inactive"
+    assert (await looks_after("24 hours"))[0] == "inactive"
+    age = "SELECT now() - webhook_seen_at < interval '1 minute' FROM provider_accounts"
+    assert await connection.fetchval(age), "the alert goes on for longer than 25 hours"
+    assert noted[-1] == "inactive"
 
 
 async def test_a_look_that_shows_no_event_types_changes_nothing_and_all_types_that_become_some_are_a_loss(
@@ -522,6 +561,24 @@ async def test_a_webhook_is_healed_once_an_hour_and_three_times_a_day_by_all_rep
     assert not await healed(), "three times within a day"
     await later("20 hours")
     assert await healed()
+
+
+async def test_tries_whose_ping_does_not_come_use_up_nothing_of_the_day(
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_silent(monkeypatch)
+    webhook = simulator.register(url_of(daemon))
+    webhook.status = "inactive"
+    simulator.account().signature_keys = [("F" * 128, None)]  # as with a proxy that is down, no ping comes
+    for _ in range(4):
+        assert await guardian(daemon, client, simulator).look() == "inactive"
+        await guardian(daemon, client, simulator).look()  # within the hour
+        await connection.execute("UPDATE provider_changes SET at = at - interval '61 minutes'")
+        await connection.execute("UPDATE provider_pings SET closes_at = now()")
+    assert await changes(connection) == ["heal"] * 4, "one try an hour"
+    simulator.account().signature_keys = [(KEY, None)]
+    assert await guardian(daemon, client, simulator).look() == "ok"
+    assert webhook.status == "active"
 
 
 async def test_a_healing_that_dies_in_the_middle_counts(

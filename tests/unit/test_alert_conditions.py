@@ -202,7 +202,10 @@ def test_the_other_conditions_hold_beyond_their_limits(usual: Counts, changed: d
         (Provider("eu", webhook="url"), {"webhook_not_ok"}),
         (Provider("eu", webhook="event_types"), {"webhook_not_ok"}),
         (Provider("eu", webhook="doubled"), {"webhook_doubled"}),
-        (Provider("eu", webhook="unknown"), set()),
+        (Provider("eu", webhook="unknown"), {"webhook_not_ok"}),
+        (Provider("eu", webhook=None), set()),
+        (Provider("eu", webhook="unknown", refused=True), {"credentials_refused"}),  # the cause alone
+        (Provider("eu", webhook="unknown", uncompared=7_201), {"provider_unreachable"}),
         (Provider("eu", days=2, oldest=date(2026, 2, 27), missing=3), {"day_not_whole"}),
         (
             Provider("eu", refused=True, webhook="inactive", days=1, oldest=date(2026, 2, 27)),

@@ -190,6 +190,35 @@ async def test_a_quiet_account_costs_one_call_once_a_list_was_read_to_its_end() 
     assert server.calls[3:] == [0, 12]
 
 
+async def test_a_list_that_rests_or_is_shorter_than_a_page_can_be_costs_a_quick_look_one_call() -> None:
+    server, reader = Server(30), HistoryReader()
+    await reader.read(server.page, NOW)
+
+    async def calls(of: int = 1) -> list[int]:
+        server.calls.clear()
+        for _ in range(of):
+            assert {*(await reader.read(server.page, NOW, thorough=False)).rows} == {*server.listed}
+        return server.calls
+
+    assert await calls(of=5) == [0] * 5
+    assert await calls() == [0, 30], "about once an hour, the next page is asked for"
+    assert await calls() == [0]
+    server.listed[7] = row(77)
+    assert await calls() == [0, 30], "another page may have another one after it"
+    server.listed.append(row(78))
+    assert await calls() == [0, 31]
+    del server.listed[:4]
+    assert await calls(of=9) == [0] * 9, "the server gives longer pages than this one"
+
+
+async def test_rows_behind_a_page_that_was_the_last_are_found_within_six_quick_looks() -> None:
+    server, reader = Server(30, clamp=30), HistoryReader()
+    await reader.read(server.page, NOW)
+    server.listed.append(row(30))
+    looks = [len((await reader.read(server.page, NOW, thorough=False)).rows) for _ in range(6)]
+    assert looks == [30] * 5 + [31]
+
+
 async def test_an_empty_list_needs_two_empty_answers() -> None:
     server = Server(0)
     assert (await HistoryReader().read(server.page, NOW)).complete

@@ -166,7 +166,7 @@ _LIST = (
         _PAGE,
         "Authorize.Net does not send the webhooks of an account",
         "/guide/runbook-provider#webhookdwebhooknotok",
-        "the account's webhook is inactive, is not registered, sends to another URL, or has lost event types",
+        "the account's webhook is inactive, is not registered, sends to another URL, has lost event types, or cannot be seen",
         600,
         "provider",
     ),

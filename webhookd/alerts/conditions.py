@@ -23,6 +23,7 @@ _WEBHOOKS = {
     "missing": "is not registered, so Authorize.Net sends nothing. Run `webhookd provider setup`",
     "url": "sends to another URL. Run `webhookd provider check`",
     "event_types": "has lost event types, and nobody sends events of these. Run `webhookd provider check`, which names them",
+    "unknown": "is not known, so it may get nothing. Run `webhookd provider check`",
 }  # what is wrong with a webhook, by its state
 
 
@@ -88,7 +89,8 @@ class Provider:
     """The provider's side of an account, as far as it is known.
 
     refused: whether the provider refuses the credentials. uncompared: the seconds since a comparison with the history ended.
-    webhook: the state of the webhook. days: the number of days that are over and not whole, `oldest` the first of them.
+    webhook: the state of the webhook; None if nobody looks at it.
+    days: the number of days that are over and not whole, `oldest` the first of them.
     missing: the notifications of these days that the ledger lacks.
     unreconciled: the number of settlement days that should be green and are not, `unreconciled_from` the first of them.
     """
@@ -96,7 +98,7 @@ class Provider:
     account: str
     refused: bool = False
     uncompared: float = 0.0
-    webhook: str = "ok"
+    webhook: str | None = "ok"
     days: int = 0
     oldest: date | None = None
     missing: int = 0
@@ -227,7 +229,8 @@ def _providers(facts: Facts) -> Iterator[Finding]:
         elif one.uncompared > _LONGEST_UNCOMPARED:
             detail = f"The account {account} has not been compared with Authorize.Net's history for {lasting(one.uncompared)}."
             yield Finding("provider_unreachable", account, detail)
-        if what := _WEBHOOKS.get(one.webhook):
+        unseen = one.webhook == "unknown" and (one.refused or one.uncompared > _LONGEST_UNCOMPARED)  # the cause alone
+        if not unseen and (what := _WEBHOOKS.get(one.webhook or "")):
             yield Finding("webhook_not_ok", account, f"The webhook of the account {account} {what}.")
         if one.webhook == "doubled":
             detail = f"Each event of the account {account} comes more than once. Run `webhookd provider check`."

@@ -31,6 +31,7 @@ LEAD = 4.0  # seconds from the commit of a ping to the call that makes the provi
 _AHEAD = 1.5  # seconds; the age from which the pings are read anew while webhooks go on
 _REMEMBERED = 900.0  # seconds after a ping's end, for which a copy of its sample counts as one
 _CLOCKS = timedelta(minutes=5)  # a sample's eventDate may be so much before its ping, because the provider has another clock
+_GIVEN_UP = timedelta(days=14)  # the provider sends no notification again that is so old: its last try comes after ten days
 NO_ENTITY = "0"  # the id of the entity in a sample that is about nothing
 
 
@@ -123,11 +124,14 @@ class Pings:
                 return ping
             if not ping.open or webhook_id in ping.others:
                 continue
-            # The provider may still retry a notification from before the webhook became inactive.
+            # The provider may still retry a notification from before the webhook became inactive. What has no date, or one from
+            # before all retries, is none: it is likely the sample if it names the pinged webhook.
             date = notification.event_date
-            if date is None or date < ping.opened_at - _CLOCKS:
-                continue
-            return ping
+            if date is None or date < ping.opened_at - _GIVEN_UP:
+                if webhook_id == ping.webhook_id:
+                    return ping
+            elif date >= ping.opened_at - _CLOCKS:
+                return ping
         return None
 
     def _read_soon(self) -> asyncio.Task[None]:

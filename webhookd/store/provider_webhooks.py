@@ -18,7 +18,7 @@ from webhookd.store.queries import queries
 
 _ALONE = 420.0  # seconds for which a change keeps others from changing
 _LONGEST = 360.0  # seconds that a change may take
-_HEALINGS_AN_HOUR, _HEALINGS_A_DAY = 1, 3
+_HEALINGS_AN_HOUR, _ACTIVATIONS_A_DAY = 1, 3
 
 
 class Known(NamedTuple):
@@ -140,7 +140,7 @@ class WebhookRecords:
         )
 
     async def begin_healing(self, webhook_id: str) -> bool:
-        """Keeps that the webhook is to be healed. Returns False if that was so too often, by any replica."""
+        """Keeps that the webhook is to be healed. Returns False if any replica tried so, or activated it, too often."""
         return bool(
             await self._database.one(
                 queries.begin_healing,
@@ -149,7 +149,7 @@ class WebhookRecords:
                 actor=self.actor,
                 webhook_id=webhook_id,
                 an_hour=_HEALINGS_AN_HOUR,
-                a_day=_HEALINGS_A_DAY,
+                a_day=_ACTIVATIONS_A_DAY,
             )
         )
 

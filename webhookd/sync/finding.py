@@ -11,7 +11,10 @@ from webhookd.sync.webhook_url import same_url
 
 
 class WebhookState(StrEnum):
-    """The states of our webhook, the gravest first. `unknown`: no look was made yet, or webhookd cannot read the webhook."""
+    """The states of our webhook, the gravest first.
+
+    `unknown`: webhookd does not know which webhook is its own, cannot read it, or has not seen it for long.
+    """
 
     MISSING = "missing"
     URL = "url"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 
 from webhookd.authorizenet.api.client import ProviderClient
 from webhookd.authorizenet.api.errors import ProviderError, RecordNotFoundError, UnreadableAnswerError
@@ -22,6 +23,7 @@ from webhookd.telemetry.logs import logger
 
 ACTOR = "guardian"
 _FAILED = "webhookd tried to heal it"
+_BLIND = timedelta(hours=2)  # without a look that showed the webhook; the alerts on the comparison wait as long
 
 
 class Guardian:
@@ -47,6 +49,7 @@ class Guardian:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._client = client
+        self._now = database.now
         self._account = access.account
         self._url = access.public_url
         self._heals = heal
@@ -67,21 +70,14 @@ class Guardian:
             detail = "webhookd does not know which webhook is its own: set WEBHOOKD_PUBLIC_URL"
             await self._note(Found(WebhookState.UNKNOWN, None, detail, ()), known)
             return WebhookState.UNKNOWN
-        webhooks = await self._client.webhooks()
-        self._tell_unreadable([one for one in webhooks if one.problem])
-        found = find(webhooks, self._url, known.webhook_id, known.event_types)
-        if found.state is WebhookState.MISSING and known.webhook_id is not None:
-            try:
-                is_there = await self._is_there(known.webhook_id)
-            except UnreadableAnswerError as error:
-                detail = f"the list of webhooks lacks the webhook {known.webhook_id}, and webhookd cannot read it: {error}"
-                await self._note(found._replace(state=WebhookState.UNKNOWN, detail=detail), known)
-                return WebhookState.UNKNOWN
-            if is_there:
-                logger.warning(
-                    "the list of webhooks lacks a webhook that is there", account=self._account, webhook=known.webhook_id
-                )
-                return WebhookState.UNKNOWN  # a later look has the whole list
+        try:
+            found = await self._find(known)
+        except ProviderError as error:
+            await self._note_blind(known, str(error))
+            raise
+        if found is None:
+            await self._note_blind(known, "the list of webhooks lacks it, although it is there")
+            return WebhookState.UNKNOWN  # a later look has the whole list
         inactive = found.state is WebhookState.INACTIVE
         if inactive and found.webhook is not None and not found.odd:  # one of the odd ones may be active, and have our URL
             found = await self._heal(found, found.webhook, known)
@@ -89,6 +85,35 @@ class Guardian:
         if inactive and found.state is not WebhookState.INACTIVE and self._healed is not None:
             await self._healed()
         return found.state
+
+    async def _find(self, known: Known) -> Found | None:
+        """Returns what the provider shows of the webhook; None if the list of webhooks lacks it, although it is there."""
+        webhooks = await self._client.webhooks()
+        self._tell_unreadable([one for one in webhooks if one.problem])
+        found = find(webhooks, self._url, known.webhook_id, known.event_types)
+        if found.state is not WebhookState.MISSING or known.webhook_id is None:
+            return found
+        try:
+            is_there = await self._is_there(known.webhook_id)
+        except UnreadableAnswerError as error:
+            detail = f"the list of webhooks lacks the webhook {known.webhook_id}, and webhookd cannot read it: {error}"
+            return found._replace(state=WebhookState.UNKNOWN, detail=detail)
+        if is_there:
+            logger.warning(
+                "the list of webhooks lacks a webhook that is there", account=self._account, webhook=known.webhook_id
+            )
+        return None if is_there else found
+
+    async def _note_blind(self, known: Known, reason: str) -> None:
+        """Notes a look that did not show the webhook. If no look has for long, a good state is unknown; a bad one stays."""
+        if known.seen_at is not None and self._now() - known.seen_at < _BLIND:
+            self._noted(known.state or WebhookState.UNKNOWN)  # this replica may have taken over the account just now
+        elif known.seen_at is not None and known.state not in (None, WebhookState.OK):
+            await self._note(Found(WebhookState(known.state), None, known.detail, ()), known)  # so that its alert goes on
+        else:
+            since = "yet" if known.seen_at is None else f"since {known.seen_at:%Y-%m-%d %H:%M} UTC"
+            detail = f"webhookd has not seen the webhook {since}: {reason}"
+            await self._note(Found(WebhookState.UNKNOWN, None, detail, ()), known)
 
     async def _is_there(self, webhook_id: str) -> bool:
         try:

@@ -244,8 +244,10 @@ async def _why(records: WebhookRecords, opened: UUID, webhook: Webhook, *, answe
         return f"webhookd refused the ping of {webhook.url}. {refused}"
     if answered:
         return (
-            f"{webhook.url} answered the ping, but no webhookd with this database got it: the URL leads to another program, or "
-            "to a webhookd with another database, account or release. Correct the URL, or the proxy before webhookd"
+            f"{webhook.url} answered the ping, but no webhookd with this database knew a sample: the URL leads to another "
+            "program, or to a webhookd with another database, account or release. Correct the URL, or the proxy before it. "
+            "If a notification of this minute is among the events or in quarantine, it was the sample, in a form that webhookd "
+            "does not know: report it, and activate the webhook by `webhookd provider webhooks activate`"
         )
     return (
         f"{webhook.url} did not answer the ping: check from outside that the address leads to a running webhookd, its "

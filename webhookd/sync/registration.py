@@ -202,7 +202,8 @@ class Registrar:
                 return True
             if not await self._records.may_heal(webhook.id):
                 raise ConflictError("webhookd does not heal it, since it was left inactive on purpose")
-            # Count before anything else: a process that dies in the middle must not begin again and again.
+            # Count before anything else: a process that dies in the middle must not begin again and again. The ping that comes
+            # is kept before the activation, and counts for the day.
             if not await self._records.begin_healing(webhook.id):
                 return False
             webhook, _ = await self._ping(webhook, others)

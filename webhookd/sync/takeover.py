@@ -14,6 +14,7 @@ from webhookd.authorizenet.api.errors import (
     CredentialsRefusedError,
     ProviderError,
     ProviderUnavailableError,
+    RecordForbiddenError,
     RecordNotFoundError,
     UnreadableAnswerError,
 )
@@ -162,6 +163,9 @@ class Takeover:
     async def _fetch(self, row: HistoryRow, ours: Webhooks, pings: Sequence[Ping], span: Span) -> Arrival | Refused:
         try:
             found = await self._client.notification(row.notification_id)
+        except RecordForbiddenError as error:
+            await self._client.webhooks()  # raises, if the provider refuses the credentials
+            return _refused(row, str(error))
         except (RecordNotFoundError, CallRejectedError, UnreadableAnswerError, ForbiddenCallError) as error:
             return _refused(row, str(error))
         if found.webhook_id is not None and found.webhook_id not in ours.ids:
@@ -223,7 +227,9 @@ class Takeover:
                     await self._gaps.add_alias(arrival.notification.notification_id, event_id)
                     aliases += 1
             await self._store(new, batch)
-        await self._gaps.forget([arrival.notification.notification_id for arrival in batch.arrivals])
+        # Keep the notes of those that could not be stored: the notes count the tries, from which the pauses follow.
+        refused = {one.notification_id for one in batch.refused}
+        await self._gaps.forget({one.notification.notification_id for one in batch.arrivals} - refused)
         await self._gaps.note(batch.refused)
         if batch.arrivals or batch.refused:
             counts = Counter(one.status for one in batch.refused)

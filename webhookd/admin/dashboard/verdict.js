@@ -132,7 +132,7 @@ function unattended({ account, unattended: recently }) {
   ];
 }
 
-function providersSide({ account, webhook_state: state, credentials, uncompared, days_not_whole: days }) {
+function providersSide({ account, webhook_state: state, webhook_seen_at: seen, credentials, uncompared, days_not_whole: days }) {
   const link = { href: href(["provider", account]), label: "See why" };
   return [
     named(WEBHOOKS, state) !== state && {
@@ -140,6 +140,12 @@ function providersSide({ account, webhook_state: state, credentials, uncompared,
       text: `The webhook of ${account} ${WEBHOOKS[state]}.`,
       link,
     },
+    state === "unknown" &&
+      seen && {
+        tone: "bad",
+        text: `The webhook of ${account} is not known, so it may get nothing.`,
+        link,
+      },
     credentials === "refused" && {
       tone: "warn",
       text: `Authorize.Net refuses the API credentials of ${account}.`,

@@ -52,6 +52,7 @@ class _Call(NamedTuple):
     read: Callable[[Answer], Any]
     credentials: bool = True
     repeatable: bool = True
+    of_record: bool = False
 
 
 class Caller:
@@ -145,7 +146,8 @@ class Caller:
             refusal = refusal_of(answer.status, answer.body)
             return refusal if answer.status != also or refusal.of_credentials else read(None, answer)
 
-        call = _Call(name, Feature.WEBHOOKS, send, result, repeatable=REST[name].repeatable)
+        known = REST[name]
+        call = _Call(name, Feature.WEBHOOKS, send, result, repeatable=known.repeatable, of_record=known.of_record)
         return await self._patiently(call)  # type: ignore[no-any-return]
 
     async def _patiently(self, call: _Call) -> Any:
@@ -188,7 +190,7 @@ class Caller:
                 found = self._read(call, answer)
                 other_key = isinstance(found, Refusal) and found.of_key
                 if isinstance(found, Refusal):
-                    found = error_of(call.name, found, call.feature, credentials.mask)
+                    found = error_of(call.name, found, call.feature, credentials.mask, of_record=call.of_record)
                 error = found if isinstance(found, ProviderError) else None
                 self._report(call.name, self._now() - began, error)
                 if not other_key:

@@ -37,6 +37,10 @@ class CallRejectedError(ProviderError):
     """The provider rejects the call as it is. Another try changes nothing."""
 
 
+class RecordForbiddenError(CallRejectedError):
+    """The provider forbids the record that a call is for (HTTP 403). It may refuse the credentials: another call shows that."""
+
+
 class UnreadableAnswerError(ProviderError):
     """An answer is JSON, but not of the form that its call has. Another try changes nothing."""
 
@@ -110,14 +114,21 @@ class Refusal(NamedTuple):
         return self.code in _OTHER_KEY or (self.of_credentials and self.status in (401, 403))
 
 
-def error_of(call: str, refusal: Refusal, feature: Feature, mask: Callable[[str], str] = str) -> ProviderError:
-    """Returns the error for an answer. `call` names the call. `mask` hides secrets in a text: it comes before any cut."""
+def error_of(
+    call: str, refusal: Refusal, feature: Feature, mask: Callable[[str], str] = str, *, of_record: bool = False
+) -> ProviderError:
+    """Returns the error for an answer. `call` names the call. `mask` hides secrets in a text: it comes before any cut.
+
+    of_record: whether a status 403 may be about the record alone that the call is for.
+    """
     known = refusal.code in _KNOWN or refusal.code == str(refusal.status)
     code = refusal.code if known else mask(refusal.code)[:_LONGEST_CODE]
     text = mask(refusal.text)[:_LONGEST_TEXT]
     said = f"{call}: Authorize.Net answered {code or refusal.status}" + (f" ({text})" if text else "")
     if code in _NOT_FOUND:
         return RecordNotFoundError(said, code)
+    if of_record and refusal.status == 403 and refusal.of_credentials and code not in _CREDENTIALS:
+        return RecordForbiddenError(said, code)
     if refusal.of_credentials:
         return CredentialsRefusedError(f"{said}: {CREDENTIALS_REMEDY}", code)
     if code in _REMEDIES:

@@ -66,11 +66,16 @@ _INNER = {"sorting": ("orderBy", "orderDescending"), "paging": ("limit", "offset
 
 
 class Rest(NamedTuple):
-    """A call of the REST API. `repeatable`: whether a call whose answer was lost may be sent again."""
+    """A call of the REST API.
+
+    repeatable: whether a call whose answer was lost may be sent again.
+    of_record: whether the provider may forbid the record that the call is for, and nothing else.
+    """
 
     method: str
     path: str
     repeatable: bool = True
+    of_record: bool = False
 
 
 REST: Mapping[str, Rest] = MappingProxyType(
@@ -83,7 +88,7 @@ REST: Mapping[str, Rest] = MappingProxyType(
         "delete webhook": Rest("DELETE", "webhooks/{}"),
         "ping webhook": Rest("POST", "webhooks/{}/pings", repeatable=False),
         "notifications": Rest("GET", "notifications"),
-        "notification": Rest("GET", "notifications/{}"),
+        "notification": Rest("GET", "notifications/{}", of_record=True),
     }
 )
 _ID = re.compile(r"[0-9A-Za-z-]{1,64}")  # an id with a slash or dots would lead to another path
