@@ -115,15 +115,16 @@ WHERE seen_at > (SELECT max(seen_at) FROM webhookd.alert_keys) - interval '15 mi
 -- Returns the accounts for which a replica has asked the provider within three days, each with what is wrong: whether the credentials are
 -- refused, the seconds since a comparison with the history ended (or since the credentials are what they are), the webhook's state, and of
 -- the last 14 days the number of those that are over and not whole, the first one, and their missing notifications. If nobody has asked for
--- an hour, or the guardian was switched off (25 hours without a note), neither a refusal nor the webhook's state (NULL) counts any more. After three days, the credentials
--- were removed on purpose. The last two columns are the number of settlement days that are over for about three days and not
--- green, and the first one.
+-- an hour, or the guardian was switched off (25 hours without a note), neither a refusal nor the webhook's state (NULL) counts any more. An
+-- unknown state counts only of a webhook that was known: before, nobody has set it up. After three days, the credentials were removed on
+-- purpose. The last two columns are the number of settlement days that are over for about three days and not green, and the first one.
 SELECT
     a.account,
     a.credentials = 'refused' AND a.held_until > now() - interval '1 hour' AS refused,
     extract(epoch FROM now() - greatest(a.compared_at, a.credentials_since))::float8 AS uncompared,
     CASE
-        WHEN a.webhook_seen_at > now() - interval '25 hours' AND a.held_until > now() - interval '1 hour' THEN a.webhook_state
+        WHEN a.webhook_seen_at > now() - interval '25 hours' AND a.held_until > now() - interval '1 hour'
+            AND (a.webhook_state <> 'unknown' OR a.webhook_id IS NOT NULL) THEN a.webhook_state
     END AS webhook,
     d.days,
     d.oldest,

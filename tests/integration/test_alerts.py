@@ -651,7 +651,8 @@ async def test_an_account_with_less_than_a_week_may_be_silent_for_three_days(rep
         ({"compared_at": "now() - interval '3 hours'", "credentials_since": "now()"}, set()),  # new credentials, since just now
         ({"webhook_state": "'inactive'"}, {"webhook_not_ok"}),
         ({"webhook_state": "'doubled'"}, {"webhook_doubled"}),
-        ({"webhook_state": "'unknown'"}, {"webhook_not_ok"}),
+        ({"webhook_state": "'unknown'", "webhook_id": "'72a55c78'"}, {"webhook_not_ok"}),
+        ({"webhook_state": "'unknown'", "webhook_id": "NULL"}, set()),  # nobody has set a webhook up yet
         ({"webhook_state": "'unknown'", "webhook_seen_at": "NULL"}, set()),  # nobody has looked: the guardian is off
         ({"webhook_state": "'inactive'", "webhook_seen_at": "now() - interval '2 days'"}, set()),  # nobody looks any more
         ({"webhook_state": "'inactive'", "held_until": "now() - interval '55 minutes'"}, {"webhook_not_ok"}),

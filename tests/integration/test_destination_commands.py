@@ -140,7 +140,6 @@ async def test_the_log_names_the_operator_who_pauses_resumes_or_tests_a_destinat
 async def test_after_a_repair_a_resume_has_all_retries_due_now(
     start: Start, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhookd.operate.destinations._BATCH", 2)
     async with receiving() as shop:
         shop.answer = lambda _: web.Response(status=401)
         daemon = await start(destinations={"shop": destination(shop.url), "other": destination(shop.url)}, admin_tokens=ANN)
@@ -158,6 +157,9 @@ async def test_after_a_repair_a_resume_has_all_retries_due_now(
         await until(lambda: len(shop.got) == got + 5, "the retries come at once", deadline=30)
         rows = await connection.fetch("SELECT destination, due > now() + make_interval(hours => 8) FROM webhookd.deliveries")
         assert {tuple(row) for row in rows if row[0] == "other"} == {("other", True)}, "other destinations keep their times"
+        monkeypatch.setattr("webhookd.operate.destinations._MOST_HASTENED", 2)
+        said = "other: active; 2 retries are due now; more are due later: run the command again when these are over"
+        assert said in " ".join((await command(daemon, "resume", "other")).split())
 
 
 async def test_a_removed_destination_is_listed_until_its_deliveries_are_dropped(start: Start, connection: Connection) -> None:

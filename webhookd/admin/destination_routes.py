@@ -87,7 +87,11 @@ class ResumedDestination(DestinationSummary):
 
     hastened: Annotated[int, Field(description="Retries that were due later, and are due now.")]
     more: Annotated[
-        bool, Field(description="There may be more such retries, because one call changes 1,000 at most: call again.")
+        bool,
+        Field(
+            description="There may be more such retries, because one call changes 10,000 at most. Call again when these are over: "
+            "each failed one spends an attempt."
+        ),
     ]
 
 

@@ -18,6 +18,7 @@ from webhookd.store.queries import queries
 
 _SHOWN = 20  # deliveries of each status that are shown
 _BATCH = 1000
+_MOST_HASTENED = 10_000
 
 
 @dataclass(slots=True, frozen=True)
@@ -134,14 +135,15 @@ class Destinations:
         await self._statements.one(queries.pause_destination, destination=name, actor=actor)
 
     async def resume(self, name: str) -> tuple[int, bool]:
-        """Ends a pause, has an open circuit probe at once, and has up to a thousand retries due now.
+        """Ends a pause, has an open circuit probe at once, and has up to ten thousand retries due now.
 
-        Returns the number of these retries, and whether there may be more.
+        Returns the number of these retries, and whether there may be more. No caller may go on by itself: a destination that
+        still refuses would soon have spent all attempts.
         """
         await self._require(name)
         await self._statements.one(queries.resume_destination, destination=name)
-        done = await self._statements.one(queries.hasten_retries, destination=name, most=_BATCH)
-        return done, done == _BATCH
+        done = await self._statements.one(queries.hasten_retries, destination=name, most=_MOST_HASTENED)
+        return done, done == _MOST_HASTENED
 
 
 def _ids(ids: Sequence[UUID] | None) -> list[UUID] | None:

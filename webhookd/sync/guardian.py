@@ -142,7 +142,8 @@ class Guardian:
         except ConflictError as error:
             logger.info("a look at the webhook is not noted", account=self._account, reason=str(error))
             return  # the next look finds what the other process made
-        self._noted(found.state)
+        if found.state is not WebhookState.UNKNOWN or known.webhook_id is not None:  # else nobody has set it up yet
+            self._noted(found.state)
         if before != found.state:
             good = found.state is WebhookState.OK
             logger.log(

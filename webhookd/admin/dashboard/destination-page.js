@@ -199,15 +199,10 @@ async function pause(page) {
   await refreshOrLeave(page);
 }
 
-/** Resumes. One call has a thousand retries due at most. */
 async function resume(page) {
-  let hastened = 0;
-  for (let more = true; more; ) {
-    const row = await post(path(page.name, "resume"), {}, page.context.signal);
-    hastened += row.hastened;
-    more = row.more;
-    if (!more) toast(`${page.name} is ${row.state} now. Due now: ${plural(hastened, "retry", "retries")}.`, "good");
-  }
+  const row = await post(path(page.name, "resume"), {}, page.context.signal);
+  const later = row.more ? " More are due later: retry again when these are over." : "";
+  toast(`${page.name} is ${row.state} now. Due now: ${plural(row.hastened, "retry", "retries")}.${later}`, "good");
   await refreshOrLeave(page);
 }
 

@@ -211,18 +211,14 @@ def resume(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json
     """
 
     async def work(api: Api) -> Json:
-        hastened = 0
-        while True:
-            row = await api.post("destinations", name, "resume", body={})
-            hastened += row["hastened"]
-            if not row.pop("more"):  # one call changes up to a thousand
-                return row | {"hastened": hastened}
+        return await api.post("destinations", name, "resume", body={})
 
     row = with_api(url, folder, work)
     if as_json:
         tell_json(row)
     else:
-        say(f"{name}: {plain(row['state'])}; {number_of(row['hastened'], 'retry is', 'retries are')} due now")
+        more = "; more are due later: run the command again when these are over" if row["more"] else ""
+        say(f"{name}: {plain(row['state'])}; {number_of(row['hastened'], 'retry is', 'retries are')} due now{more}")
 
 
 def _since(row: Json) -> str:
