@@ -96,6 +96,8 @@ def wanted(account: Account, planted: list[Planted], *, told: bool = False) -> F
                 kinds.add((Kind.STATE_DIFFERS, ids[0]))
             case "doubled" if not failed:
                 kinds.add((Kind.CAPTURED_TWICE, str(account.transactions[ids[0]].invoice)))
+            case "unsettled":
+                kinds.add((Kind.NOT_SETTLED, ids[0]))
             case "lone refund" if not failed:
                 kinds.add((Kind.REFUND_WITHOUT_SALE, ids[0]))
     return kinds
@@ -237,12 +239,13 @@ async def test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known(
     assert any(word in reason for day in days for reason in day.report.reasons)
 
 
-async def test_a_transaction_that_no_list_has_is_judged_only_if_the_lists_are_new(
-    connection: Connection, database: Database
+@pytest.mark.parametrize(("plant", "kind"), [("unknown", Kind.NOT_AT_PROVIDER), ("unsettled", Kind.NOT_SETTLED)])
+async def test_a_transaction_that_no_batch_has_is_judged_only_if_the_lists_are_new(
+    connection: Connection, database: Database, plant: str, kind: Kind
 ) -> None:
-    simulator, planted = await merchant(5, days=3, unknown=1)
+    simulator, planted = await merchant(5, days=3, **{plant: 1})
     await keep(connection, database, simulator)
-    unknown = (Kind.NOT_AT_PROVIDER, planted[0].ids[0])
+    unknown = (kind, planted[0].ids[0])
     assert [kind for kind in found(await reports(database)) if kind == unknown]
     for change, word in (
         ("UPDATE provider_sweeps SET unsettled_at = '2026-06-02'", "the unsettled ones were last listed"),
@@ -253,6 +256,28 @@ async def test_a_transaction_that_no_list_has_is_judged_only_if_the_lists_are_ne
         days = await reports(database)
         assert unknown not in found(days)
         assert [day.report.day for day in days if any(word in one for one in day.report.reasons)] != []
+
+
+@pytest.mark.parametrize(
+    ("change", "is_named"),
+    [
+        ("UPDATE provider_transactions SET submitted_at = submitted_at - interval '30 days' WHERE transaction_id = $1", True),
+        ("UPDATE provider_transactions SET state = 'voided' WHERE transaction_id = $1", True),
+        ("UPDATE timeline SET facts = replace(facts::text, 'captured', 'refunded')::jsonb WHERE entity_id = $1", True),
+        ("UPDATE timeline SET facts = replace(facts::text, '\"captured\"', '\"voided\"')::jsonb WHERE entity_id = $1", False),
+        ("UPDATE provider_transactions SET batch_id = 'b9' WHERE transaction_id = $1", False),
+    ],
+)
+async def test_what_is_captured_here_and_never_settles_there_is_named_on_the_day_a_week_later(
+    connection: Connection, database: Database, change: str, is_named: bool
+) -> None:
+    simulator, planted = await merchant(5, days=3, unsettled=1)
+    await keep(connection, database, simulator)
+    (number,) = planted[0].ids
+    await connection.execute(change, number)
+    days = [one.report.day for one in await reports(database) if (Kind.NOT_SETTLED, number) in found([one])]
+    sold = simulator.account().transactions[number].made_at.astimezone(ZONE).date()
+    assert days == ([sold + timedelta(days=7)] if is_named else [])
 
 
 @pytest.mark.parametrize(
@@ -307,8 +332,15 @@ async def test_a_day_is_read_by_indexes(connection: Connection, database: Databa
         plan = await own.fetch(f"EXPLAIN {queries.settled_rows.sql}", "default", False, ["9000001"])
         at = START, START + timedelta(days=1), START
         plan += await own.fetch(f"EXPLAIN {queries.unlisted_transactions.sql}", *at, "default")
+        plan += await own.fetch(f"EXPLAIN {queries.unsettled_transactions.sql}", "default", *at)
     text = "\n".join(row[0] for row in plan)
     assert not re.findall(r"Seq Scan on (?:provider_transactions|timeline|ledger|work|deliveries)", text)
-    for index in ("provider_transactions_batch", "provider_transactions_invoice", "timeline_pkey", "ledger_pkey"):
+    for index in (
+        "provider_transactions_batch",
+        "provider_transactions_unbatched",
+        "provider_transactions_invoice",
+        "timeline_pkey",
+        "ledger_pkey",
+    ):
         assert f"using {index}" in text
     assert "hashed SubPlan" in text

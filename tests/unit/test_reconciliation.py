@@ -18,7 +18,16 @@ from tests.unit.test_batches import NONE
 from webhookd.authorizenet.api.results import Batch, BatchStatistic, ReturnedItem
 from webhookd.authorizenet.batches import Line, check
 from webhookd.authorizenet.findings import _TO_DO, Books, Finding, Kind
-from webhookd.authorizenet.reconciliation import Inputs, OurRow, Report, ShopRow, limits, reconcile, settlement_day
+from webhookd.authorizenet.reconciliation import (
+    Inputs,
+    OurRow,
+    Report,
+    ShopRow,
+    Unsettled,
+    limits,
+    reconcile,
+    settlement_day,
+)
 from webhookd.authorizenet.settlement import Facts
 
 ZONE = ZoneInfo("America/Los_Angeles")
@@ -225,6 +234,13 @@ def test_renewals_share_an_invoice_and_only_the_same_payment_is_twice() -> None:
     renewals = [replace(SALE, id=str(number), subscription_id="77", payment_number=number) for number in (1, 2)]
     assert report(*renewals, captures={"A": {"1", "2"}}).is_green
     assert found(renewals[0], replace(renewals[1], payment_number=1)) == [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
+
+
+def test_a_transaction_that_is_captured_here_and_in_no_batch_is_named_with_both_states() -> None:
+    unsettled = [Unsettled("9", "expired", "captured")]
+    assert found(SALE, unsettled=unsettled) == [(Kind.NOT_SETTLED, Books.WEBHOOKD, "9")]
+    (one,) = report(SALE, unsettled=unsettled).findings
+    assert (one.provider, one.other, one.transactions) == ("expired", "captured", ("9",))
 
 
 def test_an_event_that_is_dead_at_a_consumer_is_named() -> None:

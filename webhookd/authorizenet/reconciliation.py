@@ -53,6 +53,14 @@ class OurRow(NamedTuple):
     dead: int = 0
 
 
+class Unsettled(NamedTuple):
+    """A transaction that is captured or refunded here, and that is in no batch after days. `there`: the provider's state."""
+
+    id: str
+    there: str
+    here: str
+
+
 class ShopRow(NamedTuple):
     """The shop's row of a transaction. `state`: in the words of `webhookd`'s timeline, or None if the shop has no state."""
 
@@ -88,6 +96,7 @@ class Inputs:
     ours: webhookd's rows that should have settled on the day, and those of the provider's transactions of the day.
     shop: the shop's rows, chosen alike; None if the shop is not compared.
     elsewhere: the ids that the provider lists as unsettled or in batches of other days.
+    unsettled: the transactions that should be in a batch since this day, and are in none.
     sales: the ids of sales that refunds may be for, beyond the day's own and `elsewhere`.
     captures: invoice numbers → the ids of their captures, on any day.
     whole_days: the days in UTC for which webhookd's history is whole (`gaps.Completeness.WHOLE`).
@@ -101,6 +110,7 @@ class Inputs:
     ours: Sequence[OurRow]
     shop: Sequence[ShopRow] | None = None
     elsewhere: Collection[str] = frozenset()
+    unsettled: Collection[Unsettled] = ()
     sales: Collection[str] = frozenset()
     captures: Mapping[str, Collection[str]] = field(default_factory=dict)
     whole_days: Collection[date] = frozenset()
@@ -250,6 +260,8 @@ def _findings(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:
             if count > 1:
                 yield Finding(Kind.LISTED_TWICE, Books.SHOP, number, (number,), other=f"{count} rows")
         yield from _compared(at_provider, shop, inputs.elsewhere, Books.SHOP)
+    for number, there, here in inputs.unsettled:
+        yield Finding(Kind.NOT_SETTLED, Books.WEBHOOKD, number, (number,), provider=there, other=here)
     yield from _captured_twice(rows, inputs)
     for ours in inputs.ours:
         if ours.dead:

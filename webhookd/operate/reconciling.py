@@ -14,7 +14,7 @@ import asyncpg
 from webhookd.authorizenet.api.results import Batch
 from webhookd.authorizenet.batches import FINAL, Check, Line
 from webhookd.authorizenet.body import load
-from webhookd.authorizenet.reconciliation import Agreed, Inputs, OurRow, Report, limits, reconcile
+from webhookd.authorizenet.reconciliation import Agreed, Inputs, OurRow, Report, Unsettled, limits, reconcile
 from webhookd.authorizenet.settlement import Facts, State
 from webhookd.authorizenet.subscription_books import SubscriptionFinding, SubscriptionKind, SubscriptionReport, doubts
 from webhookd.authorizenet.zones import zone_of
@@ -33,6 +33,9 @@ _POOL = "admin"  # a long report takes none of the connections that commit webho
 _DAY = timedelta(days=1)
 # The provider refunds a sale for so long. So a refund may name a sale that is older than webhookd's own books.
 _REFUNDABLE = timedelta(days=180)
+# Cards settle a day after their capture, and eChecks some days after it: how many is not documented.
+_SETTLES_WITHIN = timedelta(days=7)
+_CAPTURED_WITHIN = timedelta(days=31)  # of its submission: an authorization expires after 30 days
 _TOLD_BY = {State.RETURNED: SyntheticType.RETURNED, State.SETTLEMENT_FAILED: SyntheticType.SETTLEMENT_FAILED}
 
 
@@ -161,10 +164,10 @@ class _Snapshot:
             )
         unsettled = row["unsettled_at"]
         if row["unread"]:
-            self.lists_doubt = "transactions of webhookd are in no list yet, and the list of a batch was not read yet"
+            self.lists_doubt = "transactions of webhookd are in no batch yet, and the list of a batch was not read yet"
         elif unsettled is None or unsettled < self.ends:
             since = "never" if unsettled is None else unsettled.isoformat(timespec="seconds")
-            self.lists_doubt = f"transactions of webhookd are in no list yet, and the unsettled ones were last listed: {since}"
+            self.lists_doubt = f"transactions of webhookd are in no batch yet, and the unsettled ones were last listed: {since}"
         return zone, name
 
     async def inputs(self, zone: tzinfo) -> Inputs:
@@ -193,6 +196,7 @@ class _Snapshot:
             checks,
             facts,
             [*ours, *await self._unlisted()],
+            unsettled=await self._unsettled(),
             sales=await self._sales(facts),
             captures=await self._captures(facts),
             whole_days=await self._whole_days(facts, agreed),
@@ -214,6 +218,18 @@ class _Snapshot:
             self._doubts.append(self.lists_doubt)
             return []
         return [OurRow(row["transaction_id"], row["our_amount"], row["our_state"]) for row in rows]
+
+    async def _unsettled(self) -> list[Unsettled]:
+        """Returns the transactions of the day a week before that are captured or refunded here, and in no batch yet.
+
+        A transaction has one time of its capture, so it is judged on one day only.
+        """
+        low, high = self.begins - _SETTLES_WITHIN, self.ends - _SETTLES_WITHIN
+        rows = await self._all(queries.unsettled_transactions, low=low, high=high, oldest=low - _CAPTURED_WITHIN)
+        if rows and self.lists_doubt:
+            self._doubts.append(self.lists_doubt)
+            return []
+        return [Unsettled(row["transaction_id"], row["state"], row["our_state"]) for row in rows]
 
     async def _told(self, facts: Iterable[Facts]) -> dict[str, str]:
         """Returns the states of transactions whose money did not come, if a synthetic event has told the handlers so."""

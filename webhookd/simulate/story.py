@@ -23,6 +23,7 @@ DIFFERENCES: Mapping[str, str] = {
     "amount": "the event of a sale reports another amount",
     "voided": "nobody gets the event of a void",
     "doubled": "two sales have one invoice number",
+    "unsettled": "a captured sale is never in a batch, and may expire",
     "lone refund": "a refund names no sale",
 }
 _RETURNS = (
@@ -172,6 +173,10 @@ class _Story:
         if self._chances.random() < 0.2:
             self._later(0.001, 0.3, lambda: self._void(refund))
 
+    def _expire(self, own: Transaction) -> None:
+        own.status = "expired"
+        del self._account.open[own.id]
+
     def _subscribe(self) -> None:
         chances = self._chances
         today = self._simulator.clock.now().date()
@@ -219,6 +224,12 @@ class _Story:
             case "doubled":
                 invoice = f"TWICE-{self._simulator.next_number()}"
                 ids = [till.sale(amount, card, invoice=invoice).id for _ in range(2)]
+            case "unsettled":
+                own = till.sale(amount, card)
+                own.batched = False
+                if self._chances.random() < 0.5:
+                    self._later(0.1, 3, partial(self._expire, own))
+                ids = [own.id]
             case "lone refund":
                 ids = [till.refund(None, amount, card).id]
             case _:
