@@ -186,12 +186,16 @@ WHERE account = :account AND batch_id = ANY(:batches::text[]);
 -- Returns those of the days, in UTC, for which the history of notifications is whole.
 SELECT day FROM webhookd.provider_days WHERE account = :account AND completeness = 'whole' AND day = ANY(:days::date[]);
 
--- name: captures_of_invoices(account, invoices)
--- Returns the settled charges of invoices. Renewals share their subscription's invoice, and are left out.
-SELECT invoice_number, transaction_id
-FROM webhookd.provider_transactions
-WHERE account = :account AND invoice_number = ANY(:invoices::text[]) AND state = 'settled' AND subscription_id IS NULL
-    AND coalesce(type, '') NOT LIKE 'refund%';
+-- name: captures_of_invoices(account, invoices, subscriptions, payments)
+-- Returns the settled charges that have the invoices of given ones, each once. Renewals share their subscription's invoice: beside a renewal,
+-- only the same payment and what is no renewal are returned.
+SELECT DISTINCT t.invoice_number, t.transaction_id, t.subscription_id, t.payment_number
+FROM unnest(:invoices::text[], :subscriptions::text[], :payments::bigint[]) AS d (invoice_number, subscription_id, payment_number)
+JOIN webhookd.provider_transactions t ON t.account = :account AND t.invoice_number = d.invoice_number
+WHERE t.state = 'settled' AND coalesce(t.type, '') NOT LIKE 'refund%' AND (
+    t.subscription_id IS NULL OR d.subscription_id IS NULL
+    OR (t.subscription_id = d.subscription_id AND t.payment_number IS NOT DISTINCT FROM d.payment_number)
+);
 
 -- name: sales_of(account, transaction_ids)
 -- Returns those of the transactions that the provider or webhookd knows as a sale.

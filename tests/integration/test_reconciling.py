@@ -182,6 +182,39 @@ async def test_what_moved_no_money_agrees_if_it_is_not_here_or_has_the_same_stat
     assert sum(day.report.without_money for day in days) == sum(day.report.without_money for day in before)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "is_twice"),
+    [
+        ((None, None), (None, None), True),
+        (("77", 3), ("77", 3), True),
+        (("77", 3), (None, None), True),
+        (("77", 3), ("77", 4), False),
+        (("77", 3), ("78", 3), False),
+    ],
+)
+async def test_an_invoice_that_is_captured_on_two_days_is_named_on_both(
+    connection: Connection,
+    database: Database,
+    one: tuple[str | None, int | None],
+    other: tuple[str | None, int | None],
+    is_twice: bool,
+) -> None:
+    simulator, _ = await merchant(5, days=3)
+    await keep(connection, database, simulator)
+    before = found(await reports(database))
+    text = """SELECT min(transaction_id) FROM provider_transactions
+        WHERE state = 'settled' AND subscription_id IS NULL AND batch_id IN (SELECT batch_id FROM provider_batches
+        WHERE settled_at = (SELECT {}(settled_at) FROM provider_batches WHERE payment_method = 'creditCard'))"""
+    ids = [await connection.fetchval(text.format(which)) for which in ("min", "max")]
+    for number, (subscription, payment) in zip(ids, (one, other), strict=True):
+        change = "UPDATE provider_transactions SET invoice_number = 'A', subscription_id = $2, payment_number = $3 WHERE "
+        await connection.execute(change + "transaction_id = $1", number, subscription, payment)
+    days = await reports(database)
+    twice = [row for day in days for row in day.report.findings if row.kind is Kind.CAPTURED_TWICE]
+    assert [row.transactions for row in twice] == ([tuple(sorted(ids))] * 2 if is_twice else [])
+    assert found(days) == before | ({(Kind.CAPTURED_TWICE, "A")} if is_twice else set())
+
+
 async def test_a_merchant_without_faults_has_green_days_with_the_sums_of_the_books(
     connection: Connection, database: Database
 ) -> None:

@@ -19,6 +19,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from webhookd.authorizenet.batches import Check, Totals
+from webhookd.authorizenet.captures import Capture, captured_twice
 from webhookd.authorizenet.findings import Books, Finding, Kind
 from webhookd.authorizenet.settlement import Facts, State
 
@@ -98,7 +99,7 @@ class Inputs:
     elsewhere: the ids that the provider lists as unsettled or in batches of other days.
     unsettled: the transactions that should be in a batch since this day, and are in none.
     sales: the ids of sales that refunds may be for, beyond the day's own and `elsewhere`.
-    captures: invoice numbers → the ids of their captures, on any day.
+    captures: invoice numbers → their captures, on any day.
     whole_days: the days in UTC for which webhookd's history is whole (`gaps.Completeness.WHOLE`).
     listed_at: the time of the last complete list of batches; None if there is none.
     agreed: transactions of the day that are neither in `facts` nor in `ours`, since they agree.
@@ -112,7 +113,7 @@ class Inputs:
     elsewhere: Collection[str] = frozenset()
     unsettled: Collection[Unsettled] = ()
     sales: Collection[str] = frozenset()
-    captures: Mapping[str, Collection[str]] = field(default_factory=dict)
+    captures: Mapping[str, Collection[Capture]] = field(default_factory=dict)
     whole_days: Collection[date] = frozenset()
     listed_at: datetime | None = None
     agreed: Agreed = _NONE
@@ -262,7 +263,8 @@ def _findings(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:
         yield from _compared(at_provider, shop, inputs.elsewhere, Books.SHOP)
     for number, there, here in inputs.unsettled:
         yield Finding(Kind.NOT_SETTLED, Books.WEBHOOKD, number, (number,), provider=there, other=here)
-    yield from _captured_twice(rows, inputs)
+    for invoice, twice in captured_twice(rows, inputs.captures):
+        yield Finding(Kind.CAPTURED_TWICE, Books.PROVIDER, invoice, twice)
     for ours in inputs.ours:
         if ours.dead:
             row = at_provider.get(ours.id)
@@ -322,19 +324,6 @@ def _same_amount(row: Facts, other: Decimal | None) -> bool:
     if row.amount is None or other is None:
         return False
     return row.amount == (abs(other) if row.is_refund else other)
-
-
-def _captured_twice(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:
-    """Yields invoices with two captures. Renewals of a subscription share its invoice, and only the same payment is twice."""
-    captures: dict[tuple[str, str | None, int | None], set[str]] = {}
-    for one in rows:
-        if one.invoice_number and one.state is State.SETTLED and not one.is_refund:
-            key = (one.invoice_number, one.subscription_id, one.payment_number if one.subscription_id else None)
-            captures.setdefault(key, set()).add(one.id)
-    for (invoice, subscription, _), ids in captures.items():
-        found = ids if subscription else ids | set(inputs.captures.get(invoice, ()))
-        if len(found) > 1:
-            yield Finding(Kind.CAPTURED_TWICE, Books.PROVIDER, invoice, tuple(sorted(found)))
 
 
 def _listed_twice(inputs: Inputs) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ import asyncpg
 from webhookd.authorizenet.api.results import Batch
 from webhookd.authorizenet.batches import FINAL, Check, Line
 from webhookd.authorizenet.body import load
+from webhookd.authorizenet.captures import Capture, captures_of
 from webhookd.authorizenet.reconciliation import Agreed, Inputs, OurRow, Report, Unsettled, limits, reconcile
 from webhookd.authorizenet.settlement import Facts, State
 from webhookd.authorizenet.subscription_books import SubscriptionFinding, SubscriptionKind, SubscriptionReport, doubts
@@ -248,11 +249,16 @@ class _Snapshot:
         oldest = (self._row["swept_from"] or self.now) + _REFUNDABLE
         return found | {name for name, one in refunds.items() if one.submitted_at is None or one.submitted_at < oldest}
 
-    async def _captures(self, facts: Sequence[Facts]) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        if invoices := sorted({one.invoice_number for one in facts if one.invoice_number}):
-            for row in await self._all(queries.captures_of_invoices, invoices=invoices):
-                found.setdefault(row["invoice_number"], set()).add(row["transaction_id"])
+    async def _captures(self, facts: Sequence[Facts]) -> dict[str, set[Capture]]:
+        found: dict[str, set[Capture]] = {}
+        if given := {(invoice, *one.payment) for invoice, own in captures_of(facts).items() for one in own}:
+            invoices, subscriptions, payments = zip(*given, strict=True)
+            rows = await self._all(
+                queries.captures_of_invoices, invoices=invoices, subscriptions=subscriptions, payments=payments
+            )
+            for row in rows:
+                one = Capture(row["transaction_id"], row["subscription_id"], row["payment_number"])
+                found.setdefault(row["invoice_number"], set()).add(one)
         return found
 
     async def _whole_days(self, facts: Iterable[Facts], agreed: Agreed) -> set[date]:
