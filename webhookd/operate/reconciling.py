@@ -18,7 +18,7 @@ from webhookd.authorizenet.captures import Capture, captures_of
 from webhookd.authorizenet.reconciliation import Agreed, Inputs, OurRow, Report, Unsettled, limits, reconcile
 from webhookd.authorizenet.settlement import Facts, State
 from webhookd.authorizenet.subscription_books import SubscriptionFinding, SubscriptionKind, SubscriptionReport, doubts
-from webhookd.authorizenet.zones import zone_of
+from webhookd.authorizenet.zones import account_zone
 from webhookd.errors import NotFoundError
 from webhookd.settings import Settings
 from webhookd.settings.provider import time_zone
@@ -149,10 +149,8 @@ class _Snapshot:
         if not row["known"]:
             raise NotFoundError(f"no account {self._account} has API credentials")
         self.now = row["now"]
-        zone, name = zone_of(row["time_zone"]), row["time_zone"] or ""
-        if zone is None and (zone := zone_of(given)) is not None:
-            name = given or ""
-        elif zone is None:
+        zone, name = account_zone(row["time_zone"], given) or (None, "")
+        if zone is None:
             zone, name = UTC, "UTC"
             self._doubts.append(
                 "the account's time zone is not known, so the day is one of UTC: wait for some sweeps of the "
