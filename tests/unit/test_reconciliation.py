@@ -263,6 +263,13 @@ def test_an_event_that_is_dead_at_a_consumer_is_named() -> None:
     assert found(SALE, ours=other, elsewhere={"9"}) == [(Kind.DEAD, Books.WEBHOOKD, "9")]
 
 
+def test_a_dead_event_of_a_transaction_that_is_not_in_the_timeline_is_named() -> None:
+    dead = [OurRow("1", None, None, dead=1)]
+    kinds = [Kind.NOT_HERE, Kind.DEAD]
+    assert found(SALE, ours=dead) == [(kind, Books.WEBHOOKD, "1") for kind in kinds]
+    assert found(fact("1", "declined"), ours=dead) == [(Kind.DEAD, Books.WEBHOOKD, "1")]
+
+
 def test_a_refund_without_a_sale_is_named() -> None:
     assert found(REFUND) == [(Kind.REFUND_WITHOUT_SALE, Books.PROVIDER, "3")]
     assert found(SALE, replace(REFUND, ref_transaction_id=None)) == [(Kind.REFUND_WITHOUT_SALE, Books.PROVIDER, "3")]

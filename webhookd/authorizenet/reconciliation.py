@@ -46,11 +46,14 @@ _UNREPORTED = frozenset({State.SETTLEMENT_FAILED, State.RETURNED, State.CHARGEBA
 
 
 class OurRow(NamedTuple):
-    """webhookd's row of a transaction. `dead`: the number of its events that are dead at a consumer."""
+    """webhookd's row of a transaction. `dead`: the number of its events that are dead at a consumer.
+
+    state: None if the timeline has no row of the transaction, and only events name it.
+    """
 
     id: str
     amount: Decimal | None
-    state: str
+    state: str | None
     dead: int = 0
 
 
@@ -253,7 +256,8 @@ def _findings(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:
     at_provider = {one.id: one for one in rows}
     yield from _listed_twice(inputs)
     shop = {one.id: one for one in sorted(inputs.shop or (), key=str)}
-    for found in _compared(at_provider, {one.id: one for one in inputs.ours}, inputs.elsewhere, Books.WEBHOOKD):
+    ours = {one.id: one for one in inputs.ours if one.state is not None}
+    for found in _compared(at_provider, ours, inputs.elsewhere, Books.WEBHOOKD):
         if not _shop_knows(found, at_provider.get(found.subject), shop.get(found.subject)):
             yield found
     if inputs.shop is not None:
@@ -265,16 +269,16 @@ def _findings(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:
         yield Finding(Kind.NOT_SETTLED, Books.WEBHOOKD, number, (number,), provider=there, other=here)
     for invoice, twice in captured_twice(rows, inputs.captures):
         yield Finding(Kind.CAPTURED_TWICE, Books.PROVIDER, invoice, twice)
-    for ours in inputs.ours:
-        if ours.dead:
-            row = at_provider.get(ours.id)
+    for own in inputs.ours:
+        if own.dead:
+            row = at_provider.get(own.id)
             yield Finding(
                 Kind.DEAD,
                 Books.WEBHOOKD,
-                ours.id,
-                (ours.id,),
+                own.id,
+                (own.id,),
                 provider=row.state.value if row else None,
-                other=f"{ours.dead} dead",
+                other=f"{own.dead} dead",
                 batch_id=row.batch_id if row else None,
             )
     sales = {*inputs.sales, *inputs.elsewhere, *(one.id for one in rows if not one.is_refund)}

@@ -187,9 +187,14 @@ class _Snapshot:
         facts = list(_by_batch((one for _, one in stored), {one.batch.id: one.batch.settled_at for one in checks}))
         told = await self._told(facts)
         ours = [
-            OurRow(one.facts.id, row["our_amount"], told.get(one.facts.id, row["our_state"]) or "unknown", row["our_dead"])
+            OurRow(
+                one.facts.id,
+                row["our_amount"],
+                (told.get(one.facts.id, row["our_state"]) or "unknown") if row["is_ours"] else None,
+                row["our_dead"],
+            )
             for row, one in stored
-            if row["is_ours"]
+            if row["is_ours"] or row["our_dead"]
         ]
         return Inputs(
             checks,
