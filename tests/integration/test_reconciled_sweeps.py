@@ -71,5 +71,7 @@ async def _check(seed: int, daemon: Daemon, connection: Connection, patch: pytes
     assert {one.zone for one in reports} == {told.own.rules.zone}
     assert [one.report.reasons for one in reports[1:] if one.report.reasons] == [], seed
     assert all("settled since" in reason for reason in reports[0].report.reasons)
-    assert found(reports) == wanted(told.own, planted, told=True), seed
+    # The sweep has just begun, so a refund may be for a sale from before it.
+    named = [one for one in planted if one.kind != "stray refund"]
+    assert found(reports) == wanted(told.own, named, told=True), seed
     assert sum(one.report.agreed for one in reports) > 0

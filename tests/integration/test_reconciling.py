@@ -98,7 +98,7 @@ def wanted(account: Account, planted: list[Planted], *, told: bool = False) -> F
                 kinds.add((Kind.CAPTURED_TWICE, str(account.transactions[ids[0]].invoice)))
             case "unsettled":
                 kinds.add((Kind.NOT_SETTLED, ids[0]))
-            case "lone refund" if not failed:
+            case "lone refund" | "stray refund" if not failed:
                 kinds.add((Kind.REFUND_WITHOUT_SALE, ids[0]))
     return kinds
 
@@ -214,6 +214,60 @@ async def test_an_invoice_that_is_captured_on_two_days_is_named_on_both(
     twice = [row for day in days for row in day.report.findings if row.kind is Kind.CAPTURED_TWICE]
     assert [row.transactions for row in twice] == ([tuple(sorted(ids))] * 2 if is_twice else [])
     assert found(days) == before | ({(Kind.CAPTURED_TWICE, "A")} if is_twice else set())
+
+
+async def test_a_transaction_that_two_lists_have_is_named(connection: Connection, database: Database) -> None:
+    simulator, _ = await merchant(5, days=3)
+    await keep(connection, database, simulator)
+    before = found(await reports(database))
+    text = "SELECT min(transaction_id) FROM provider_transactions WHERE state = 'settled' AND transaction_id <> ALL($1)"
+    number = await connection.fetchval(text, [subject for _, subject in before])
+    await connection.execute(
+        """UPDATE provider_transactions t SET listed_in = ARRAY[batch_id, (
+               SELECT min(b.batch_id) FROM provider_batches b WHERE b.batch_id <> t.batch_id
+           )] WHERE transaction_id = $1""",
+        number,
+    )
+    assert found(await reports(database)) == before | {(Kind.LISTED_TWICE, number)}
+
+
+async def test_a_day_that_only_a_declined_charge_is_from_has_to_be_whole(connection: Connection, database: Database) -> None:
+    simulator, _ = await merchant(5, days=3)
+    await keep(connection, database, simulator)
+    assert not any(day.report.reasons for day in await reports(database))
+    await connection.execute(
+        """UPDATE provider_transactions SET submitted_at = '2026-05-20 12:00Z' WHERE transaction_id = (
+               SELECT min(transaction_id) FROM provider_transactions WHERE state = 'declined' AND batch_id IS NOT NULL
+           )"""
+    )
+    reasons = [reason for day in await reports(database) for reason in day.report.reasons]
+    assert reasons == ["webhookd's history is not known to be whole for 2026-05-20 (UTC)"]
+
+
+async def test_an_event_from_before_the_sweep_began_is_not_looked_for_in_the_lists(
+    connection: Connection, database: Database
+) -> None:
+    simulator, planted = await merchant(5, days=3, unknown=1)
+    await keep(connection, database, simulator)
+    unknown = (Kind.NOT_AT_PROVIDER, planted[0].ids[0])
+    for seconds, is_named in ((-1, True), (1, False)):
+        await connection.execute(
+            """UPDATE provider_sweeps SET swept_from = make_interval(secs => $2) + (
+                   SELECT coalesce(event_date, received_at) FROM ledger WHERE entity_id = $1
+               )""",
+            planted[0].ids[0],
+            seconds,
+        )
+        assert (unknown in found(await reports(database))) is is_named
+
+
+async def test_a_refund_may_name_a_sale_from_before_the_sweep_began(connection: Connection, database: Database) -> None:
+    simulator, planted = await merchant(5, days=3, **{"stray refund": 1})
+    await keep(connection, database, simulator)
+    made_at = simulator.account().transactions[planted[0].ids[0]].made_at
+    for days, is_named in ((179, False), (181, True)):
+        await connection.execute("UPDATE provider_sweeps SET swept_from = $1", made_at - timedelta(days=days))
+        assert ((Kind.REFUND_WITHOUT_SALE, planted[0].ids[0]) in found(await reports(database))) is is_named
 
 
 async def test_a_merchant_without_faults_has_green_days_with_the_sums_of_the_books(

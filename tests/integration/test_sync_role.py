@@ -115,6 +115,17 @@ async def test_new_credentials_are_taken_without_a_restart(
     assert daemon.sync.held == set()
 
 
+async def test_the_last_settlement_days_are_reconciled_on_schedule(
+    start: Start, provider: Simulator, connection: Connection
+) -> None:
+    await connection.execute(
+        """INSERT INTO webhookd.provider_sweeps (account, swept_from, begun_at) VALUES ('default', '2020-01-01', now())"""
+    )
+    await start(**credentials(provider))
+    days = "SELECT count(*) >= 13 FROM webhookd.reconciled_days WHERE account = 'default'"
+    await until(lambda: connection.fetchval(days), "the outcome of each day is recorded")
+
+
 @pytest.mark.parametrize(
     ("named", "zone"), [("Eastern Standard Time", "America/New_York"), ("a zone of its own", "Asia/Tokyo")]
 )
