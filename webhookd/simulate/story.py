@@ -236,7 +236,7 @@ class _Story:
                 own = till.sale(amount, card)
                 own.batched = False
                 if self._chances.random() < 0.5:
-                    self._later(0.1, 3, partial(self._expire, own))
+                    self._later(0.1, 5, partial(self._expire, own))
                 ids = [own.id]
             case "lone refund":
                 ids = [till.refund(None, amount, card).id]
