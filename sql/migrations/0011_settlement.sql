@@ -30,6 +30,7 @@ CREATE TABLE webhookd.provider_transactions (
 );
 CREATE INDEX provider_transactions_next_look ON webhookd.provider_transactions (account, next_look_at) WHERE next_look_at IS NOT NULL;
 CREATE INDEX provider_transactions_batch ON webhookd.provider_transactions (account, batch_id) WHERE batch_id IS NOT NULL;
+CREATE INDEX provider_transactions_unbatched ON webhookd.provider_transactions (account, submitted_at) WHERE batch_id IS NULL;
 CREATE INDEX provider_transactions_invoice ON webhookd.provider_transactions (account, invoice_number) WHERE invoice_number IS NOT NULL;
 CREATE INDEX provider_transactions_reference ON webhookd.provider_transactions (account, ref_transaction_id)
 WHERE ref_transaction_id IS NOT NULL;

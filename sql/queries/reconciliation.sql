@@ -158,6 +158,23 @@ WHERE entity_name = 'transaction' AND account = :account
     )::text[])
     AND webhookd.value_of(facts, '$[*][2].state') IN ('captured', 'refunded');
 
+-- name: unsettled_transactions(account, low, high, oldest)
+-- Returns the transactions that events captured or refunded in a span of time, and that are in no batch. `oldest`: before it, none of them
+-- was submitted. The index has only what is in no batch, so a day with 10,000 settled transactions has a few rows in it.
+SELECT t.transaction_id, t.state, webhookd.value_of(w.facts, '$[*][2].state') AS our_state
+FROM webhookd.provider_transactions t
+CROSS JOIN LATERAL (
+    SELECT facts FROM webhookd.timeline
+    WHERE entity_name = 'transaction' AND account = :account AND entity_id = t.transaction_id OFFSET 0
+) w
+WHERE t.account = :account AND t.batch_id IS NULL AND t.submitted_at >= :oldest AND t.submitted_at < :high
+    AND t.state NOT IN ('settled', 'refund settled', 'returned', 'settlement failed') -- their batch is only not read yet
+    -- First the state, by its place if it is there, as in settled_rows: most of these rows are only authorized here.
+    AND coalesce(w.facts #>> '{0,2,state}', webhookd.value_of(w.facts, '$[*][2].state')) IN ('captured', 'refunded')
+    AND webhookd.instant(coalesce(
+        webhookd.value_of(w.facts, '$[*][2].refunded_at'), webhookd.value_of(w.facts, '$[*][2].captured_at')
+    )) <@ tstzrange(:low, :high);
+
 -- name: batches_by_id(account, batches)
 -- Returns batches by their ids.
 SELECT batch_id, settlement_state, settled_at, payment_method, totals, reasons, looked_at
@@ -168,12 +185,16 @@ WHERE account = :account AND batch_id = ANY(:batches::text[]);
 -- Returns those of the days, in UTC, for which the history of notifications is whole.
 SELECT day FROM webhookd.provider_days WHERE account = :account AND completeness = 'whole' AND day = ANY(:days::date[]);
 
--- name: captures_of_invoices(account, invoices)
--- Returns the settled charges of invoices. Renewals share their subscription's invoice, and are left out.
-SELECT invoice_number, transaction_id
-FROM webhookd.provider_transactions
-WHERE account = :account AND invoice_number = ANY(:invoices::text[]) AND state = 'settled' AND subscription_id IS NULL
-    AND coalesce(type, '') NOT LIKE 'refund%';
+-- name: captures_of_invoices(account, invoices, subscriptions, payments)
+-- Returns the settled charges that have the invoices of given ones, each once. Renewals share their subscription's invoice: beside a renewal,
+-- only the same payment and what is no renewal are returned.
+SELECT DISTINCT t.invoice_number, t.transaction_id, t.subscription_id, t.payment_number
+FROM unnest(:invoices::text[], :subscriptions::text[], :payments::bigint[]) AS d (invoice_number, subscription_id, payment_number)
+JOIN webhookd.provider_transactions t ON t.account = :account AND t.invoice_number = d.invoice_number
+WHERE t.state = 'settled' AND coalesce(t.type, '') NOT LIKE 'refund%' AND (
+    t.subscription_id IS NULL OR d.subscription_id IS NULL
+    OR (t.subscription_id = d.subscription_id AND t.payment_number IS NOT DISTINCT FROM d.payment_number)
+);
 
 -- name: sales_of(account, transaction_ids)
 -- Returns those of the transactions that the provider or webhookd knows as a sale.

@@ -541,6 +541,10 @@ async def test_a_story_plants_the_differences_that_are_wanted_and_no_others() ->
         invoices = Counter(one.invoice for one in books.values())
         assert {one.id for one in books.values() if one.invoice and invoices[one.invoice] > 1} == ids["doubled"]
         assert {one.id for one in books.values() if one.is_refund and one.ref_id is None} == ids["lone refund"]
+        strays = {one.id for one in books.values() if one.is_refund and one.ref_id and one.ref_id not in books}
+        assert strays == ids["stray refund"]
+        assert {one.id for one in books.values() if not one.batched} == ids["unsettled"]
+        assert {one.batch for one in books.values() if one.id in ids["unsettled"]} == {None}
         assert {one.id for one in books.values() if one.id in ids["voided"] and one.status == "voided"} == ids["voided"]
         with pytest.raises(ValueError, match="cannot be planted"):
             await story(simulator, 1, plant={"flood": 1})

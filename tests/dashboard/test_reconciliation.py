@@ -8,7 +8,7 @@ from tests.conftest import Start
 from tests.dashboard.conftest import Visit
 from tests.dashboard.looks import Looks
 from tests.helpers.operator import ANN, Connection
-from tests.integration.test_reconcile_command import MISSING, SALES, keep_two_days
+from tests.integration.test_reconcile_command import MISSING, QUERY, SALES, SHOP, keep_two_days
 
 SPAN = "from=2026-06-01&to=2026-06-03"
 
@@ -49,6 +49,18 @@ async def test_the_page_shows_each_day_with_its_differences_and_can_be_read(
     look = Looks(page, axe)
     await look.at("reconciliation")
     assert look.faults == {}
+
+
+async def test_a_transaction_that_only_the_shop_knows_has_no_link(start: Start, visit: Visit, connection: Connection) -> None:
+    daemon = await start(admin_tokens=ANN, shop_query=QUERY)
+    await keep_two_days(daemon, connection, SALES)
+    await connection.execute(SHOP)
+    visitor = await visit(daemon)
+    page = await visitor.sign_in(ANN["ann"], f"#/reconciliation/default?{SPAN}")
+    row = page.locator("li", has_text="here and not at the provider")
+    await expect(row.locator("code").first).to_have_text("77")
+    await expect(row.get_by_role("link")).to_have_count(0)
+    await expect(page.get_by_role("link", name="60000000030")).to_have_count(2)
 
 
 async def test_days_that_the_api_refuses_are_named(start: Start, visit: Visit, connection: Connection) -> None:

@@ -143,11 +143,41 @@ GUARDS = (
         _RECONCILING + "test_the_report_names_exactly_what_was_planted[1]",
     ),
     Guard(
+        "a charge that is captured here and never settles at the provider keeps a settlement day from being green",
+        "webhookd/operate/reconciling.py",
+        "unsettled=await self._unsettled()",
+        "unsettled=()",
+        _RECONCILING + "test_the_report_names_exactly_what_was_planted[1]",
+    ),
+    Guard(
+        "no settlement day is green with a dead event, also if the timeline has no row of its transaction",
+        "webhookd/operate/reconciling.py",
+        'if row["is_ours"] or row["our_dead"]',
+        'if row["is_ours"]',
+        _RECONCILING
+        + "test_what_moved_no_money_agrees_if_it_is_not_here_or_has_the_same_state"
+        + "[declined-dead without a timeline-processed but dead]",
+    ),
+    Guard(
         "an invoice captured twice keeps a settlement day from being green, also if PostgreSQL compares its transactions",
         "sql/queries/reconciliation.sql",
         "invoice_number NOT IN (SELECT invoice_number FROM twice)",
         "true",
         _RECONCILING + "test_the_report_names_exactly_what_was_planted[1]",
+    ),
+    Guard(
+        "a payment of a subscription that is captured on two days keeps both settlement days from being green",
+        "sql/queries/reconciliation.sql",
+        "OR (t.subscription_id = d.subscription_id AND t.payment_number IS NOT DISTINCT FROM d.payment_number)",
+        "",
+        _RECONCILING + "test_an_invoice_that_is_captured_on_two_days_is_named_on_both[one1-other1-True]",
+    ),
+    Guard(
+        "a renewal and a sale with one invoice keep their settlement days from being green",
+        "webhookd/authorizenet/captures.py",
+        "by_payment[payment] | sales",
+        "by_payment[payment]",
+        _RECONCILING + "test_an_invoice_that_is_captured_on_two_days_is_named_on_both[one2-other2-True]",
     ),
     Guard(
         "a declined charge in another state here keeps a settlement day from being green, also if PostgreSQL compares it",

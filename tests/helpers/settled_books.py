@@ -68,7 +68,7 @@ async def keep_books(connection: Connection, database: Database, account: Accoun
             looks.append(seen)
             found[one.id] = with_look(found.get(one.id), seen, seen, in_list=True)
         await keep_batch(connection, own, looks)
-    for one in account.open.values():
+    for one in account.transactions.values():
         found.setdefault(one.id, StoredFacts(look(one)))
     await keep_facts(database, found.values())
 

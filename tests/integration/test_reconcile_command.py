@@ -203,6 +203,11 @@ async def test_the_shops_own_table_is_compared(start: Start, connection: Connect
             ("amount differs", "shop", "60000000030"),
             ("state differs", "shop", "60000000030"),
         ]
+        assert [one["links"] for one in other["differences"]] == [
+            [f"/#/transactions/default/{MISSING}"],
+            [],  # nobody but the shop knows it, so it has no page
+            *[["/#/transactions/default/60000000030"]] * 2,
+        ]
 
 
 SPAN = "WHERE $1 = 'default' AND $2 < $3::timestamptz AND $4::text[] IS NOT NULL"

@@ -15,6 +15,7 @@ from tests.helpers.operator import Connection
 from tests.helpers.settled_books import keep_days, keep_events
 from tests.helpers.settlement_story import SettlementStory
 from tests.integration.test_reconciling import found, wanted
+from webhookd.authorizenet.findings import Kind
 from webhookd.daemon import Daemon
 from webhookd.operate.reconciling import Reconciler
 from webhookd.process.handlers import Registry
@@ -71,5 +72,14 @@ async def _check(seed: int, daemon: Daemon, connection: Connection, patch: pytes
     assert {one.zone for one in reports} == {told.own.rules.zone}
     assert [one.report.reasons for one in reports[1:] if one.report.reasons] == [], seed
     assert all("settled since" in reason for reason in reports[0].report.reasons)
-    assert found(reports) == wanted(told.own, planted, told=True), seed
+    # The sweep has just begun, so a refund may be for a sale from before it.
+    named = [one for one in planted if one.kind != "stray refund"]
+    expected = wanted(told.own, named, told=True)
+    # What expired before the daily list of unsettled transactions was in no list.
+    text = "SELECT transaction_id FROM provider_transactions WHERE account = $1"
+    listed = {row["transaction_id"] for row in await connection.fetch(text, told.account)}
+    for kind, subject in [*expected]:
+        if kind is Kind.NOT_SETTLED and subject not in listed:
+            expected ^= {(kind, subject), (Kind.NOT_AT_PROVIDER, subject)}
+    assert found(reports) == expected, seed
     assert sum(one.report.agreed for one in reports) > 0

@@ -96,7 +96,9 @@ def wanted(account: Account, planted: list[Planted], *, told: bool = False) -> F
                 kinds.add((Kind.STATE_DIFFERS, ids[0]))
             case "doubled" if not failed:
                 kinds.add((Kind.CAPTURED_TWICE, str(account.transactions[ids[0]].invoice)))
-            case "lone refund" if not failed:
+            case "unsettled":
+                kinds.add((Kind.NOT_SETTLED, ids[0]))
+            case "lone refund" | "stray refund" if not failed:
                 kinds.add((Kind.REFUND_WITHOUT_SALE, ids[0]))
     return kinds
 
@@ -152,6 +154,7 @@ def facts_of(day: ReconciledDay) -> tuple[Any, ...]:
         ("declined", "voided", Kind.STATE_DIFFERS),
         ("declined", "captured", Kind.STATE_DIFFERS),
         ("declined", "dead", Kind.DEAD),
+        ("declined", "dead without a timeline", Kind.DEAD),
         ("voided", "voided", None),
         ("voided", "declined", None),
         ("voided", None, None),
@@ -168,16 +171,103 @@ async def test_what_moved_no_money_agrees_if_it_is_not_here_or_has_the_same_stat
         if one.batch and one.status == status and one.type != "refundTransaction" and one.id in events
     )  # fmt: skip
     before = await reports(database)
-    if here == "dead":
+    if here is not None and here.startswith("dead"):
         await kill(connection, events[one.id])
-    elif here is None:
+    if here in (None, "dead without a timeline"):
         await connection.execute("DELETE FROM timeline WHERE entity_id = $1", one.id)
-    else:
+    elif here != "dead":
         facts = f'[[2, 1, {{"state": "{here}"}}], [1, 1, {{"state": "captured", "captured_amount": "1"}}]]'
         await connection.execute("UPDATE timeline SET facts = $2 WHERE entity_id = $1", one.id, facts)
     days = await reports(database)
     assert found(days) == found(before) | ({(kind, one.id)} if kind else set())
     assert sum(day.report.without_money for day in days) == sum(day.report.without_money for day in before)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_twice"),
+    [
+        ((None, None), (None, None), True),
+        (("77", 3), ("77", 3), True),
+        (("77", 3), (None, None), True),
+        (("77", 3), ("77", 4), False),
+        (("77", 3), ("78", 3), False),
+    ],
+)
+async def test_an_invoice_that_is_captured_on_two_days_is_named_on_both(
+    connection: Connection,
+    database: Database,
+    one: tuple[str | None, int | None],
+    other: tuple[str | None, int | None],
+    is_twice: bool,
+) -> None:
+    simulator, _ = await merchant(5, days=3)
+    await keep(connection, database, simulator)
+    before = found(await reports(database))
+    text = """SELECT min(transaction_id) FROM provider_transactions
+        WHERE state = 'settled' AND subscription_id IS NULL AND batch_id IN (SELECT batch_id FROM provider_batches
+        WHERE settled_at = (SELECT {}(settled_at) FROM provider_batches WHERE payment_method = 'creditCard'))"""
+    ids = [await connection.fetchval(text.format(which)) for which in ("min", "max")]
+    for number, (subscription, payment) in zip(ids, (one, other), strict=True):
+        change = "UPDATE provider_transactions SET invoice_number = 'A', subscription_id = $2, payment_number = $3 WHERE "
+        await connection.execute(change + "transaction_id = $1", number, subscription, payment)
+    days = await reports(database)
+    twice = [row for day in days for row in day.report.findings if row.kind is Kind.CAPTURED_TWICE]
+    assert [row.transactions for row in twice] == ([tuple(sorted(ids))] * 2 if is_twice else [])
+    assert found(days) == before | ({(Kind.CAPTURED_TWICE, "A")} if is_twice else set())
+
+
+async def test_a_transaction_that_two_lists_have_is_named(connection: Connection, database: Database) -> None:
+    simulator, _ = await merchant(5, days=3)
+    await keep(connection, database, simulator)
+    before = found(await reports(database))
+    text = "SELECT min(transaction_id) FROM provider_transactions WHERE state = 'settled' AND transaction_id <> ALL($1)"
+    number = await connection.fetchval(text, [subject for _, subject in before])
+    await connection.execute(
+        """UPDATE provider_transactions t SET listed_in = ARRAY[batch_id, (
+               SELECT min(b.batch_id) FROM provider_batches b WHERE b.batch_id <> t.batch_id
+           )] WHERE transaction_id = $1""",
+        number,
+    )
+    assert found(await reports(database)) == before | {(Kind.LISTED_TWICE, number)}
+
+
+async def test_a_day_that_only_a_declined_charge_is_from_has_to_be_whole(connection: Connection, database: Database) -> None:
+    simulator, _ = await merchant(5, days=3)
+    await keep(connection, database, simulator)
+    assert not any(day.report.reasons for day in await reports(database))
+    await connection.execute(
+        """UPDATE provider_transactions SET submitted_at = '2026-05-20 12:00Z' WHERE transaction_id = (
+               SELECT min(transaction_id) FROM provider_transactions WHERE state = 'declined' AND batch_id IS NOT NULL
+           )"""
+    )
+    reasons = [reason for day in await reports(database) for reason in day.report.reasons]
+    assert reasons == ["webhookd's history is not known to be whole for 2026-05-20 (UTC)"]
+
+
+async def test_an_event_from_before_the_sweep_began_is_not_looked_for_in_the_lists(
+    connection: Connection, database: Database
+) -> None:
+    simulator, planted = await merchant(5, days=3, unknown=1)
+    await keep(connection, database, simulator)
+    unknown = (Kind.NOT_AT_PROVIDER, planted[0].ids[0])
+    for seconds, is_named in ((-1, True), (1, False)):
+        await connection.execute(
+            """UPDATE provider_sweeps SET swept_from = make_interval(secs => $2) + (
+                   SELECT coalesce(event_date, received_at) FROM ledger WHERE entity_id = $1
+               )""",
+            planted[0].ids[0],
+            seconds,
+        )
+        assert (unknown in found(await reports(database))) is is_named
+
+
+async def test_a_refund_may_name_a_sale_from_before_the_sweep_began(connection: Connection, database: Database) -> None:
+    simulator, planted = await merchant(5, days=3, **{"stray refund": 1})
+    await keep(connection, database, simulator)
+    made_at = simulator.account().transactions[planted[0].ids[0]].made_at
+    for days, is_named in ((179, False), (181, True)):
+        await connection.execute("UPDATE provider_sweeps SET swept_from = $1", made_at - timedelta(days=days))
+        assert ((Kind.REFUND_WITHOUT_SALE, planted[0].ids[0]) in found(await reports(database))) is is_named
 
 
 async def test_a_merchant_without_faults_has_green_days_with_the_sums_of_the_books(
@@ -237,12 +327,13 @@ async def test_no_day_is_green_while_a_batch_is_open_or_something_is_not_known(
     assert any(word in reason for day in days for reason in day.report.reasons)
 
 
-async def test_a_transaction_that_no_list_has_is_judged_only_if_the_lists_are_new(
-    connection: Connection, database: Database
+@pytest.mark.parametrize(("plant", "kind"), [("unknown", Kind.NOT_AT_PROVIDER), ("unsettled", Kind.NOT_SETTLED)])
+async def test_a_transaction_that_no_batch_has_is_judged_only_if_the_lists_are_new(
+    connection: Connection, database: Database, plant: str, kind: Kind
 ) -> None:
-    simulator, planted = await merchant(5, days=3, unknown=1)
+    simulator, planted = await merchant(5, days=3, **{plant: 1})
     await keep(connection, database, simulator)
-    unknown = (Kind.NOT_AT_PROVIDER, planted[0].ids[0])
+    unknown = (kind, planted[0].ids[0])
     assert [kind for kind in found(await reports(database)) if kind == unknown]
     for change, word in (
         ("UPDATE provider_sweeps SET unsettled_at = '2026-06-02'", "the unsettled ones were last listed"),
@@ -253,6 +344,28 @@ async def test_a_transaction_that_no_list_has_is_judged_only_if_the_lists_are_ne
         days = await reports(database)
         assert unknown not in found(days)
         assert [day.report.day for day in days if any(word in one for one in day.report.reasons)] != []
+
+
+@pytest.mark.parametrize(
+    ("change", "is_named"),
+    [
+        ("UPDATE provider_transactions SET submitted_at = submitted_at - interval '30 days' WHERE transaction_id = $1", True),
+        ("UPDATE provider_transactions SET state = 'voided' WHERE transaction_id = $1", True),
+        ("UPDATE timeline SET facts = replace(facts::text, 'captured', 'refunded')::jsonb WHERE entity_id = $1", True),
+        ("UPDATE timeline SET facts = replace(facts::text, '\"captured\"', '\"voided\"')::jsonb WHERE entity_id = $1", False),
+        ("UPDATE provider_transactions SET batch_id = 'b9' WHERE transaction_id = $1", False),
+    ],
+)
+async def test_what_is_captured_here_and_never_settles_there_is_named_on_the_day_a_week_later(
+    connection: Connection, database: Database, change: str, is_named: bool
+) -> None:
+    simulator, planted = await merchant(5, days=3, unsettled=1)
+    await keep(connection, database, simulator)
+    (number,) = planted[0].ids
+    await connection.execute(change, number)
+    days = [one.report.day for one in await reports(database) if (Kind.NOT_SETTLED, number) in found([one])]
+    sold = simulator.account().transactions[number].made_at.astimezone(ZONE).date()
+    assert days == ([sold + timedelta(days=7)] if is_named else [])
 
 
 @pytest.mark.parametrize(
@@ -307,8 +420,15 @@ async def test_a_day_is_read_by_indexes(connection: Connection, database: Databa
         plan = await own.fetch(f"EXPLAIN {queries.settled_rows.sql}", "default", False, ["9000001"])
         at = START, START + timedelta(days=1), START
         plan += await own.fetch(f"EXPLAIN {queries.unlisted_transactions.sql}", *at, "default")
+        plan += await own.fetch(f"EXPLAIN {queries.unsettled_transactions.sql}", "default", *at)
     text = "\n".join(row[0] for row in plan)
     assert not re.findall(r"Seq Scan on (?:provider_transactions|timeline|ledger|work|deliveries)", text)
-    for index in ("provider_transactions_batch", "provider_transactions_invoice", "timeline_pkey", "ledger_pkey"):
+    for index in (
+        "provider_transactions_batch",
+        "provider_transactions_unbatched",
+        "provider_transactions_invoice",
+        "timeline_pkey",
+        "ledger_pkey",
+    ):
         assert f"using {index}" in text
     assert "hashed SubPlan" in text

@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 import pytest_asyncio
@@ -59,7 +60,7 @@ class Merchant:
         """Begins with a sweep that remembers nothing, as another replica does."""
         daemon = self._daemon
         intake = SyntheticIntake("default", daemon.receipts, wanted or tuple(SyntheticType), daemon.metrics.provider)
-        until, zone = partial(oldest, timedelta(days=400)), lambda: self.own.rules.zone
+        until, zone = partial(oldest, timedelta(days=400)), lambda: ZoneInfo(self.own.rules.zone)
         self.sweep = SubscriptionSweep("default", self._client, daemon.database, intake, until, zone)
 
     async def swept(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -16,11 +17,12 @@ from tests.helpers.wait import until
 from webhookd.authorizenet.gaps import Completeness, Day
 from webhookd.daemon import Daemon
 from webhookd.errors import LeaseEndedError
-from webhookd.simulate import Simulator
+from webhookd.simulate import Rules, Simulator
 from webhookd.store.database import Database
 from webhookd.store.provider_gaps import Ordered, ProviderGaps
 from webhookd.store.provider_state import ProviderState
 from webhookd.sync import role
+from webhookd.sync.subscription_sweep import SubscriptionSweep
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -111,6 +113,37 @@ async def test_new_credentials_are_taken_without_a_restart(
     assert daemon.metrics.registry.get_sample_value("webhookd_provider_credentials_refused", {"account": "default"}) == 0
     await daemon.renew(settings_of(servers.settings))
     assert daemon.sync.held == set()
+
+
+async def test_the_last_settlement_days_are_reconciled_on_schedule(
+    start: Start, provider: Simulator, connection: Connection
+) -> None:
+    await connection.execute(
+        """INSERT INTO webhookd.provider_sweeps (account, swept_from, begun_at) VALUES ('default', '2020-01-01', now())"""
+    )
+    await start(**credentials(provider))
+    days = "SELECT count(*) >= 13 FROM webhookd.reconciled_days WHERE account = 'default'"
+    await until(lambda: connection.fetchval(days), "the outcome of each day is recorded")
+
+
+@pytest.mark.parametrize(
+    ("named", "zone"), [("Eastern Standard Time", "America/New_York"), ("a zone of its own", "Asia/Tokyo")]
+)
+async def test_subscriptions_are_judged_in_the_zone_of_the_reconciliation(
+    start: Start, provider: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch, named: str, zone: str
+) -> None:
+    zones: list[Callable[[], tzinfo]] = []
+
+    class Noted(SubscriptionSweep):
+        def __init__(self, *given: Any) -> None:
+            zones.append(given[-1])
+            super().__init__(*given)
+
+    monkeypatch.setattr(role, "SubscriptionSweep", Noted)
+    provider.account().rules = Rules(zone=named)
+    await start(**credentials(provider), time_zone="Asia/Tokyo")
+    await until(lambda: checked(connection), "the provider names the zone")
+    assert zones[0]() == ZoneInfo(zone)
 
 
 async def test_a_secret_stands_in_no_log_line_of_a_refusal(

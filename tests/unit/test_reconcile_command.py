@@ -118,8 +118,8 @@ def test_the_lines_of_subscriptions_name_each_difference_and_what_is_left_out() 
         "  renewal did not come: 77; provider 2026-06-01, webhookd nothing",
         "    Look.",
         "    http://ops/#/subscriptions/default/77",
-        "  and 1 difference more",
         "  not known yet: old",
+        "  and 1 difference more",
     ]
 
 
@@ -132,3 +132,16 @@ def test_the_lines_of_a_day_hold_no_control_characters_and_say_what_is_left_out(
     assert "    http://ops/#/transactions/default/1" in lines
     assert "  and 2 differences more" in lines
     assert "  and 1 reason more" in lines
+
+
+def test_csv_has_a_line_for_what_is_left_out() -> None:
+    days = day("differences", differences=[difference()], difference_count=3, reasons=["old"], reason_count=2)
+    own = {"result": "differences", "differences": [RENEWAL], "difference_count": 2}
+    rows = list(csv.DictReader(io.StringIO(csv_of([account(days, **own)]))))
+    assert [(row["day"], row["subject"], row["to_do"]) for row in rows if row["kind"] == "left out"] == [
+        ("2026-06-02", "", "and 2 differences more"),
+        ("2026-06-02", "", "and 1 reason more"),
+        ("", "subscriptions", "and 1 difference more"),
+    ]
+    complete = csv_of([account(day("differences", differences=[difference()], difference_count=1))])
+    assert "left out" not in complete

@@ -17,8 +17,18 @@ from hypothesis import strategies as st
 from tests.unit.test_batches import NONE
 from webhookd.authorizenet.api.results import Batch, BatchStatistic, ReturnedItem
 from webhookd.authorizenet.batches import Line, check
+from webhookd.authorizenet.captures import Capture
 from webhookd.authorizenet.findings import _TO_DO, Books, Finding, Kind
-from webhookd.authorizenet.reconciliation import Inputs, OurRow, Report, ShopRow, limits, reconcile, settlement_day
+from webhookd.authorizenet.reconciliation import (
+    Inputs,
+    OurRow,
+    Report,
+    ShopRow,
+    Unsettled,
+    limits,
+    reconcile,
+    settlement_day,
+)
 from webhookd.authorizenet.settlement import Facts
 
 ZONE = ZoneInfo("America/Los_Angeles")
@@ -215,22 +225,49 @@ def test_an_invoice_that_was_captured_twice_is_named_with_both_transactions() ->
     twin = replace(SALE, id="2")
     assert found(SALE, twin) == [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
     assert report(SALE, twin).findings[0].transactions == ("1", "2")
-    assert found(SALE, captures={"A": {"1", "77"}}) == [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
-    assert report(SALE, captures={"A": {"1"}}).is_green
+    assert found(SALE, captures={"A": {Capture("1"), Capture("77")}}) == [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
+    assert report(SALE, captures={"A": {Capture("1")}}).is_green
     assert report(replace(SALE, invoice_number=None), replace(twin, invoice_number=None)).is_green
     assert report(SALE, replace(REFUND, invoice_number="A")).is_green
 
 
 def test_renewals_share_an_invoice_and_only_the_same_payment_is_twice() -> None:
     renewals = [replace(SALE, id=str(number), subscription_id="77", payment_number=number) for number in (1, 2)]
-    assert report(*renewals, captures={"A": {"1", "2"}}).is_green
-    assert found(renewals[0], replace(renewals[1], payment_number=1)) == [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
+    assert report(*renewals, captures={"A": {Capture("1", "77", 1), Capture("2", "77", 2), Capture("9", "78", 1)}}).is_green
+    twice = [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
+    assert found(renewals[0], replace(renewals[1], payment_number=1)) == twice
+    again = {Capture("9", "77", 1), Capture("2", "77", 2)}
+    assert found(renewals[0], captures={"A": again}) == twice, "the same payment, on another day"
+    assert report(renewals[0], captures={"A": again}).findings[0].transactions == ("1", "9")
+
+
+def test_a_renewal_and_a_sale_with_one_invoice_are_named_on_both_days() -> None:
+    renewal, sale = replace(SALE, id="1", subscription_id="77", payment_number=1), replace(SALE, id="2")
+    other = Capture("3", "77", 2)
+    for day in ([renewal, sale], [renewal], [sale]):
+        result = report(*day, captures={"A": {Capture("1", "77", 1), Capture("2"), other}})
+        assert [one.kind for one in result.findings] == [Kind.CAPTURED_TWICE]
+        assert result.findings[0].transactions == (("1", "2") if sale not in day else ("1", "2", "3"))
+
+
+def test_a_transaction_that_is_captured_here_and_in_no_batch_is_named_with_both_states() -> None:
+    unsettled = [Unsettled("9", "expired", "captured")]
+    assert found(SALE, unsettled=unsettled) == [(Kind.NOT_SETTLED, Books.WEBHOOKD, "9")]
+    (one,) = report(SALE, unsettled=unsettled).findings
+    assert (one.provider, one.other, one.transactions) == ("expired", "captured", ("9",))
 
 
 def test_an_event_that_is_dead_at_a_consumer_is_named() -> None:
     assert found(SALE, ours=[OurRow("1", FIVE, "captured", dead=2)]) == [(Kind.DEAD, Books.WEBHOOKD, "1")]
     other = [*inputs(SALE).ours, OurRow("9", FIVE, "captured", dead=1)]
     assert found(SALE, ours=other, elsewhere={"9"}) == [(Kind.DEAD, Books.WEBHOOKD, "9")]
+
+
+def test_a_dead_event_of_a_transaction_that_is_not_in_the_timeline_is_named() -> None:
+    dead = [OurRow("1", None, None, dead=1)]
+    kinds = [Kind.NOT_HERE, Kind.DEAD]
+    assert found(SALE, ours=dead) == [(kind, Books.WEBHOOKD, "1") for kind in kinds]
+    assert found(fact("1", "declined"), ours=dead) == [(Kind.DEAD, Books.WEBHOOKD, "1")]
 
 
 def test_a_refund_without_a_sale_is_named() -> None:

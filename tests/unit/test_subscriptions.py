@@ -33,7 +33,6 @@ from webhookd.authorizenet.subscriptions import (
     payment_failed,
     with_details,
     with_row,
-    zone_named,
 )
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -326,9 +325,3 @@ def test_an_event_depends_on_what_happened_and_on_nothing_else() -> None:
         card_expiring("default", known(), "2026-12").id,
     }
     assert len(differing) == 8
-
-
-def test_a_zone_whose_name_is_not_known_is_the_providers_own() -> None:
-    assert zone_named("Europe/Berlin") == ZoneInfo("Europe/Berlin")
-    for name in (None, "", "Pacific Standard Time", "../etc/passwd"):
-        assert zone_named(name) == PACIFIC

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -44,7 +44,9 @@ class DifferenceShape(Shape):
     other: Annotated[str | None, Field(description="What the other books have.")]
     batch_id: str | None
     to_do: Annotated[str, Field(description="What a person should do.")]
-    links: Annotated[list[str], Field(description="The dashboard's pages of the transactions, below its address.")]
+    links: Annotated[
+        list[str], Field(description="The dashboard's pages of the transactions that have one, below its address.")
+    ]
 
 
 class TotalShape(Shape):
@@ -187,6 +189,8 @@ class ReconciliationRoutes:
 
 def _day(account: str, one: ReconciledDay, most: int) -> ReconciledDayShape:
     report = one.report
+    # Only the shop has these, so they have no page.
+    unknown = {row.subject for row in report.findings if (row.kind, row.books) == (Kind.NOT_AT_PROVIDER, Books.SHOP)}
     return ReconciledDayShape(
         day=report.day,
         zone=one.zone,
@@ -202,7 +206,7 @@ def _day(account: str, one: ReconciledDay, most: int) -> ReconciledDayShape:
         batches=list(report.batches),
         totals=list(_totals(report.totals.items())),
         difference_count=len(report.findings),
-        differences=[_difference(account, finding) for finding in report.findings[:most]],
+        differences=[_difference(account, finding, unknown) for finding in report.findings[:most]],
         reason_count=len(report.reasons),
         reasons=list(report.reasons[:_MOST_REASONS]),
     )
@@ -215,7 +219,7 @@ def _totals(batches: Iterable[tuple[str, Totals]]) -> Iterable[TotalShape]:
                 yield TotalShape(batch_id=name, account_type=account_type, line=line.value, value=_exact(value))
 
 
-def _difference(account: str, finding: Finding) -> DifferenceShape:
+def _difference(account: str, finding: Finding, unknown: Collection[str]) -> DifferenceShape:
     return DifferenceShape(
         kind=finding.kind,
         books=finding.books,
@@ -225,7 +229,7 @@ def _difference(account: str, finding: Finding) -> DifferenceShape:
         other=_side(finding.other),
         batch_id=finding.batch_id,
         to_do=finding.to_do,
-        links=[f"/#/transactions/{account}/{quote(number, safe='')}" for number in finding.transactions],
+        links=[f"/#/transactions/{account}/{quote(one, safe='')}" for one in finding.transactions if one not in unknown],
     )
 
 

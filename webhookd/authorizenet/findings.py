@@ -12,6 +12,7 @@ class Kind(StrEnum):
 
     NOT_HERE = "at the provider and not here"
     NOT_AT_PROVIDER = "here and not at the provider"
+    NOT_SETTLED = "here and not settled at the provider"
     AMOUNT_DIFFERS = "amount differs"
     STATE_DIFFERS = "state differs"
     CAPTURED_TWICE = "one invoice captured twice"
@@ -40,6 +41,10 @@ _TO_DO = {
     ),
     (Kind.NOT_AT_PROVIDER, Books.SHOP): (
         "Look the transaction up in the Merchant Interface. If it is not there, no money moved: correct the shop's books."
+    ),
+    (Kind.NOT_SETTLED, Books.WEBHOOKD): (
+        "No money moved. Look in the Merchant Interface why the transaction is in no batch: charge or refund again if it "
+        "ended there, and ask Authorize.Net if it still waits."
     ),
     (Kind.AMOUNT_DIFFERS, Books.WEBHOOKD): (
         "Compare with the transaction's details: a partial capture settles less than the authorised amount."

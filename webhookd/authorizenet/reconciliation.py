@@ -19,6 +19,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from webhookd.authorizenet.batches import Check, Totals
+from webhookd.authorizenet.captures import Capture, captured_twice
 from webhookd.authorizenet.findings import Books, Finding, Kind
 from webhookd.authorizenet.settlement import Facts, State
 
@@ -45,12 +46,23 @@ _UNREPORTED = frozenset({State.SETTLEMENT_FAILED, State.RETURNED, State.CHARGEBA
 
 
 class OurRow(NamedTuple):
-    """webhookd's row of a transaction. `dead`: the number of its events that are dead at a consumer."""
+    """webhookd's row of a transaction. `dead`: the number of its events that are dead at a consumer.
+
+    state: None if the timeline has no row of the transaction, and only events name it.
+    """
 
     id: str
     amount: Decimal | None
-    state: str
+    state: str | None
     dead: int = 0
+
+
+class Unsettled(NamedTuple):
+    """A transaction that is captured or refunded here, and that is in no batch after days. `there`: the provider's state."""
+
+    id: str
+    there: str
+    here: str
 
 
 class ShopRow(NamedTuple):
@@ -88,8 +100,9 @@ class Inputs:
     ours: webhookd's rows that should have settled on the day, and those of the provider's transactions of the day.
     shop: the shop's rows, chosen alike; None if the shop is not compared.
     elsewhere: the ids that the provider lists as unsettled or in batches of other days.
+    unsettled: the transactions that should be in a batch since this day, and are in none.
     sales: the ids of sales that refunds may be for, beyond the day's own and `elsewhere`.
-    captures: invoice numbers → the ids of their captures, on any day.
+    captures: invoice numbers → their captures, on any day.
     whole_days: the days in UTC for which webhookd's history is whole (`gaps.Completeness.WHOLE`).
     listed_at: the time of the last complete list of batches; None if there is none.
     agreed: transactions of the day that are neither in `facts` nor in `ours`, since they agree.
@@ -101,8 +114,9 @@ class Inputs:
     ours: Sequence[OurRow]
     shop: Sequence[ShopRow] | None = None
     elsewhere: Collection[str] = frozenset()
+    unsettled: Collection[Unsettled] = ()
     sales: Collection[str] = frozenset()
-    captures: Mapping[str, Collection[str]] = field(default_factory=dict)
+    captures: Mapping[str, Collection[Capture]] = field(default_factory=dict)
     whole_days: Collection[date] = frozenset()
     listed_at: datetime | None = None
     agreed: Agreed = _NONE
@@ -242,7 +256,8 @@ def _findings(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:
     at_provider = {one.id: one for one in rows}
     yield from _listed_twice(inputs)
     shop = {one.id: one for one in sorted(inputs.shop or (), key=str)}
-    for found in _compared(at_provider, {one.id: one for one in inputs.ours}, inputs.elsewhere, Books.WEBHOOKD):
+    ours = {one.id: one for one in inputs.ours if one.state is not None}
+    for found in _compared(at_provider, ours, inputs.elsewhere, Books.WEBHOOKD):
         if not _shop_knows(found, at_provider.get(found.subject), shop.get(found.subject)):
             yield found
     if inputs.shop is not None:
@@ -250,17 +265,20 @@ def _findings(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:
             if count > 1:
                 yield Finding(Kind.LISTED_TWICE, Books.SHOP, number, (number,), other=f"{count} rows")
         yield from _compared(at_provider, shop, inputs.elsewhere, Books.SHOP)
-    yield from _captured_twice(rows, inputs)
-    for ours in inputs.ours:
-        if ours.dead:
-            row = at_provider.get(ours.id)
+    for number, there, here in inputs.unsettled:
+        yield Finding(Kind.NOT_SETTLED, Books.WEBHOOKD, number, (number,), provider=there, other=here)
+    for invoice, twice in captured_twice(rows, inputs.captures):
+        yield Finding(Kind.CAPTURED_TWICE, Books.PROVIDER, invoice, twice)
+    for own in inputs.ours:
+        if own.dead:
+            row = at_provider.get(own.id)
             yield Finding(
                 Kind.DEAD,
                 Books.WEBHOOKD,
-                ours.id,
-                (ours.id,),
+                own.id,
+                (own.id,),
                 provider=row.state.value if row else None,
-                other=f"{ours.dead} dead",
+                other=f"{own.dead} dead",
                 batch_id=row.batch_id if row else None,
             )
     sales = {*inputs.sales, *inputs.elsewhere, *(one.id for one in rows if not one.is_refund)}
@@ -310,19 +328,6 @@ def _same_amount(row: Facts, other: Decimal | None) -> bool:
     if row.amount is None or other is None:
         return False
     return row.amount == (abs(other) if row.is_refund else other)
-
-
-def _captured_twice(rows: Sequence[Facts], inputs: Inputs) -> Iterator[Finding]:
-    """Yields invoices with two captures. Renewals of a subscription share its invoice, and only the same payment is twice."""
-    captures: dict[tuple[str, str | None, int | None], set[str]] = {}
-    for one in rows:
-        if one.invoice_number and one.state is State.SETTLED and not one.is_refund:
-            key = (one.invoice_number, one.subscription_id, one.payment_number if one.subscription_id else None)
-            captures.setdefault(key, set()).add(one.id)
-    for (invoice, subscription, _), ids in captures.items():
-        found = ids if subscription else ids | set(inputs.captures.get(invoice, ()))
-        if len(found) > 1:
-            yield Finding(Kind.CAPTURED_TWICE, Books.PROVIDER, invoice, tuple(sorted(found)))
 
 
 def _listed_twice(inputs: Inputs) -> Iterator[Finding]:

@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 from webhookd.authorizenet.api.results import PaymentAttempt, Schedule, Subscription, SubscriptionRow
 from webhookd.authorizenet.synthetic import SyntheticEvent, Value, event_id
@@ -280,14 +279,6 @@ def month_of(now: datetime) -> str | None:
     """Returns the present month, as YYYY-MM; None while it is another month elsewhere, so that "this month" is not certain."""
     west, east = now.astimezone(UTC) - _WEST, now.astimezone(UTC) + _EAST
     return f"{west:%Y-%m}" if (west.year, west.month) == (east.year, east.month) else None
-
-
-def zone_named(name: str | None) -> tzinfo:
-    """Returns the zone of an account; Pacific time, the provider's own, if the name is missing or not known."""
-    try:
-        return ZoneInfo(name or "America/Los_Angeles")
-    except (ValueError, OSError, KeyError):  # another spelling than IANA's, or a system without the files of zones
-        return ZoneInfo("America/Los_Angeles") if name else UTC
 
 
 def payment_failed(account: str, known: Known, attempt: Attempt) -> SyntheticEvent:

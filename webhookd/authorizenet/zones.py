@@ -55,3 +55,20 @@ def zone_of(name: str | None) -> tzinfo | None:
         return ZoneInfo(_BY_NAME.get(text.casefold(), text))
     except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
         return None
+
+
+def account_zone(named: str | None, given: str | None) -> tuple[tzinfo, str] | None:
+    """Returns the zone of an account with its name; None if neither name means a zone.
+
+    named: as the provider names the zone. given: a zone of the settings, for use if the provider's name means none.
+    """
+    for name in (named, given):
+        if name is not None and (zone := zone_of(name)) is not None:
+            return zone, name
+    return None
+
+
+def likely_zone(named: str | None, given: str | None) -> tzinfo:
+    """As `account_zone`; Pacific time, the provider's own, if the zone is not known."""
+    found = account_zone(named, given)
+    return found[0] if found else zone_of("America/Los_Angeles") or UTC

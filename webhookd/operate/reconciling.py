@@ -14,10 +14,11 @@ import asyncpg
 from webhookd.authorizenet.api.results import Batch
 from webhookd.authorizenet.batches import FINAL, Check, Line
 from webhookd.authorizenet.body import load
-from webhookd.authorizenet.reconciliation import Agreed, Inputs, OurRow, Report, limits, reconcile
+from webhookd.authorizenet.captures import Capture, captures_of
+from webhookd.authorizenet.reconciliation import Agreed, Inputs, OurRow, Report, Unsettled, limits, reconcile
 from webhookd.authorizenet.settlement import Facts, State
 from webhookd.authorizenet.subscription_books import SubscriptionFinding, SubscriptionKind, SubscriptionReport, doubts
-from webhookd.authorizenet.zones import zone_of
+from webhookd.authorizenet.zones import account_zone
 from webhookd.errors import NotFoundError
 from webhookd.settings import Settings
 from webhookd.settings.provider import time_zone
@@ -33,6 +34,9 @@ _POOL = "admin"  # a long report takes none of the connections that commit webho
 _DAY = timedelta(days=1)
 # The provider refunds a sale for so long. So a refund may name a sale that is older than webhookd's own books.
 _REFUNDABLE = timedelta(days=180)
+# Cards settle a day after their capture, and eChecks some days after it: how many is not documented.
+_SETTLES_WITHIN = timedelta(days=7)
+_CAPTURED_WITHIN = timedelta(days=31)  # of its submission: an authorization expires after 30 days
 _TOLD_BY = {State.RETURNED: SyntheticType.RETURNED, State.SETTLEMENT_FAILED: SyntheticType.SETTLEMENT_FAILED}
 
 
@@ -145,10 +149,8 @@ class _Snapshot:
         if not row["known"]:
             raise NotFoundError(f"no account {self._account} has API credentials")
         self.now = row["now"]
-        zone, name = zone_of(row["time_zone"]), row["time_zone"] or ""
-        if zone is None and (zone := zone_of(given)) is not None:
-            name = given or ""
-        elif zone is None:
+        zone, name = account_zone(row["time_zone"], given) or (None, "")
+        if zone is None:
             zone, name = UTC, "UTC"
             self._doubts.append(
                 "the account's time zone is not known, so the day is one of UTC: wait for some sweeps of the "
@@ -161,10 +163,10 @@ class _Snapshot:
             )
         unsettled = row["unsettled_at"]
         if row["unread"]:
-            self.lists_doubt = "transactions of webhookd are in no list yet, and the list of a batch was not read yet"
+            self.lists_doubt = "transactions of webhookd are in no batch yet, and the list of a batch was not read yet"
         elif unsettled is None or unsettled < self.ends:
             since = "never" if unsettled is None else unsettled.isoformat(timespec="seconds")
-            self.lists_doubt = f"transactions of webhookd are in no list yet, and the unsettled ones were last listed: {since}"
+            self.lists_doubt = f"transactions of webhookd are in no batch yet, and the unsettled ones were last listed: {since}"
         return zone, name
 
     async def inputs(self, zone: tzinfo) -> Inputs:
@@ -185,14 +187,20 @@ class _Snapshot:
         facts = list(_by_batch((one for _, one in stored), {one.batch.id: one.batch.settled_at for one in checks}))
         told = await self._told(facts)
         ours = [
-            OurRow(one.facts.id, row["our_amount"], told.get(one.facts.id, row["our_state"]) or "unknown", row["our_dead"])
+            OurRow(
+                one.facts.id,
+                row["our_amount"],
+                (told.get(one.facts.id, row["our_state"]) or "unknown") if row["is_ours"] else None,
+                row["our_dead"],
+            )
             for row, one in stored
-            if row["is_ours"]
+            if row["is_ours"] or row["our_dead"]
         ]
         return Inputs(
             checks,
             facts,
             [*ours, *await self._unlisted()],
+            unsettled=await self._unsettled(),
             sales=await self._sales(facts),
             captures=await self._captures(facts),
             whole_days=await self._whole_days(facts, agreed),
@@ -215,6 +223,18 @@ class _Snapshot:
             return []
         return [OurRow(row["transaction_id"], row["our_amount"], row["our_state"]) for row in rows]
 
+    async def _unsettled(self) -> list[Unsettled]:
+        """Returns the transactions of the day a week before that are captured or refunded here, and in no batch yet.
+
+        A transaction has one time of its capture, so it is judged on one day only.
+        """
+        low, high = self.begins - _SETTLES_WITHIN, self.ends - _SETTLES_WITHIN
+        rows = await self._all(queries.unsettled_transactions, low=low, high=high, oldest=low - _CAPTURED_WITHIN)
+        if rows and self.lists_doubt:
+            self._doubts.append(self.lists_doubt)
+            return []
+        return [Unsettled(row["transaction_id"], row["state"], row["our_state"]) for row in rows]
+
     async def _told(self, facts: Iterable[Facts]) -> dict[str, str]:
         """Returns the states of transactions whose money did not come, if a synthetic event has told the handlers so."""
         lost = {one.id: one.state for one in facts if one.state in _TOLD_BY}
@@ -232,11 +252,16 @@ class _Snapshot:
         oldest = (self._row["swept_from"] or self.now) + _REFUNDABLE
         return found | {name for name, one in refunds.items() if one.submitted_at is None or one.submitted_at < oldest}
 
-    async def _captures(self, facts: Sequence[Facts]) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        if invoices := sorted({one.invoice_number for one in facts if one.invoice_number}):
-            for row in await self._all(queries.captures_of_invoices, invoices=invoices):
-                found.setdefault(row["invoice_number"], set()).add(row["transaction_id"])
+    async def _captures(self, facts: Sequence[Facts]) -> dict[str, set[Capture]]:
+        found: dict[str, set[Capture]] = {}
+        if given := {(invoice, *one.payment) for invoice, own in captures_of(facts).items() for one in own}:
+            invoices, subscriptions, payments = zip(*given, strict=True)
+            rows = await self._all(
+                queries.captures_of_invoices, invoices=invoices, subscriptions=subscriptions, payments=payments
+            )
+            for row in rows:
+                one = Capture(row["transaction_id"], row["subscription_id"], row["payment_number"])
+                found.setdefault(row["invoice_number"], set()).add(one)
         return found
 
     async def _whole_days(self, facts: Iterable[Facts], agreed: Agreed) -> set[date]:

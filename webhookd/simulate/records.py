@@ -117,6 +117,7 @@ class Transaction:
     payment: Payment | None = None
     filter_action: str | None = None
     batch: Batch | None = None
+    batched: bool = True  # whether cut-offs put it into a batch
     returns: Return | None = None
     returned: list[ReturnedItem] = field(default_factory=list)
     refunded: Decimal = Decimal("0.00")  # by refunds that were not voided

@@ -17,6 +17,7 @@ from webhookd.simulate.records import CHECK, Batch, Return, ReturnedItem, Rules,
 
 _CAPTURED, _REFUNDING = "capturedPendingSettlement", "refundPendingSettlement"
 ENDED = ("declined", "voided", "generalError", "communicationError", "returnedItem")
+_CLOSED = (_CAPTURED, _REFUNDING, *ENDED)
 _CHARGES = (_CAPTURED, "pendingSettlement", "settledSuccessfully")
 _REFUNDS = (_REFUNDING, "refundSettledSuccessfully")
 
@@ -61,7 +62,7 @@ def _expire(account: Account, transaction: Transaction, at: datetime) -> None:
 def _close(account: Account, at: datetime) -> None:
     """Makes the batches of a cut-off, one for each payment method. What ended without money is in them, too."""
     _await_cut_off(account, at)
-    ready = [one for one in account.open.values() if one.batch is None and one.status in (_CAPTURED, _REFUNDING, *ENDED)]
+    ready = [one for one in account.open.values() if one.batch is None and one.batched and one.status in _CLOSED]
     for method in ("creditCard", CHECK):
         if own := [one for one in ready if one.method == method]:
             day = at.astimezone(ZoneInfo(account.rules.zone)).date()

@@ -22,8 +22,10 @@ DIFFERENCES: Mapping[str, str] = {
     "unknown": "an event reports a sale that is not in the books",
     "amount": "the event of a sale reports another amount",
     "voided": "nobody gets the event of a void",
-    "doubled": "two sales have one invoice number",
+    "doubled": "two sales have one invoice number, on one day or on two",
+    "unsettled": "a captured sale is never in a batch, and may expire",
     "lone refund": "a refund names no sale",
+    "stray refund": "a refund names a sale that nobody knows",
 }
 _RETURNS = (
     ("R01", "Insufficient funds"),
@@ -83,12 +85,13 @@ class _Story:
         self._till = simulator.till(account)
         self._chances = chances
         self._begins = simulator.clock.now()
+        self._days = 0
         self._plan: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._planted: list[Planted] = []
 
     async def run(self, days: int, sales: int, plant: Mapping[str, int]) -> list[Planted]:
-        chances = self._chances
+        chances, self._days = self._chances, days
         first = self._begins.astimezone(ZoneInfo(self._account.rules.zone)).date()
         for day in range(days):
             if chances.random() < 0.05:
@@ -172,6 +175,10 @@ class _Story:
         if self._chances.random() < 0.2:
             self._later(0.001, 0.3, lambda: self._void(refund))
 
+    def _expire(self, own: Transaction) -> None:
+        own.status = "expired"
+        del self._account.open[own.id]
+
     def _subscribe(self) -> None:
         chances = self._chances
         today = self._simulator.clock.now().date()
@@ -195,6 +202,10 @@ class _Story:
         wait = 1 if fails else own.interval_days  # what failed is tried again
         self._later(wait, wait, lambda: self._renew(own))
 
+    def _double(self, first: Transaction) -> None:
+        second = self._till.sale(first.settle_amount, first.account_type, invoice=first.invoice)
+        self._planted.append(Planted("doubled", (first.id, second.id)))
+
     def _plant(self, kind: str) -> None:
         till, amount, card = self._till, self._amount(), self._chances.choice(CARDS)
         match kind:
@@ -217,10 +228,22 @@ class _Story:
                 till.void(own, withheld=True)
                 ids = [own.id]
             case "doubled":
-                invoice = f"TWICE-{self._simulator.next_number()}"
-                ids = [till.sale(amount, card, invoice=invoice).id for _ in range(2)]
+                own = till.sale(amount, card, invoice=f"TWICE-{self._simulator.next_number()}")
+                again = self._today() if self._chances.random() < 0.5 else self._chances.uniform(self._today(), self._days)
+                self._at(again, partial(self._double, own))
+                return
+            case "unsettled":
+                own = till.sale(amount, card)
+                own.batched = False
+                if self._chances.random() < 0.5:
+                    self._later(0.1, 5, partial(self._expire, own))
+                ids = [own.id]
             case "lone refund":
                 ids = [till.refund(None, amount, card).id]
+            case "stray refund":
+                own = till.refund(None, amount, card)
+                own.ref_id = str(int(own.id) - 5)  # the ids of transactions end in 0, those of returns in 9
+                ids = [own.id]
             case _:
                 raise ValueError(f"{kind!r} cannot be planted: choose among {', '.join(DIFFERENCES)}")
         self._planted.append(Planted(kind, tuple(ids)))

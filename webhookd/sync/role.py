@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from webhookd.authorizenet.api.client import ProviderClient, clients_of
+from webhookd.authorizenet.zones import likely_zone
 from webhookd.operate.reconciling import reconciler_of
 from webhookd.runtime.loops import Watch
 from webhookd.settings import Role, Settings
@@ -187,7 +188,7 @@ class SyncRole:
             self._database,
             self._intake(plan),
             partial(oldest, timedelta(seconds=self._settings.event_retention)),
-            lambda: state.time_zone,
+            lambda: likely_zone(state.time_zone, plan.time_zone),
         )
 
     def _intake(self, plan: _Plan) -> SyntheticIntake:

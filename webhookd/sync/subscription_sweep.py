@@ -39,7 +39,7 @@ class SubscriptionSweep:
 
     listed: whether the last run read a list.
     oldest: returns the time from which events may be made, since retention may have removed older ones.
-    time_zone: returns the account's time zone as the provider names it; None if it is not known yet.
+    zone: returns the account's time zone.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SubscriptionSweep:
         database: Database,
         intake: SyntheticIntake,
         oldest: Callable[[datetime], datetime],
-        time_zone: Callable[[], str | None],
+        zone: Callable[[], tzinfo],
     ) -> None:
         self._account = account
         self._client = client
@@ -58,7 +58,7 @@ class SubscriptionSweep:
         self._store = SubscriptionStore(database, account)
         self._intake = intake
         self._oldest = oldest
-        self._time_zone = time_zone
+        self._zone = zone
         self.listed = False
 
     async def run(self) -> bool:
@@ -67,7 +67,7 @@ class SubscriptionSweep:
         Raises the client's errors. What was done before an error stays.
         """
         self.listed = False
-        now, zone = self._now(), rules.zone_named(self._time_zone())
+        now, zone = self._now(), self._zone()
         sweep = await self._settlement.begin(self._oldest(now), now)
         listed_at, lists = await self._store.lists()
         if lists or listed_at is None or not -_DAILY < now - listed_at < _DAILY:

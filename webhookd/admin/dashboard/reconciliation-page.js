@@ -205,7 +205,10 @@ function withCode(text) {
 }
 
 function subject(account, row) {
-  const links = row.transactions.map((id) => h("a", { href: timelineOf("transaction", account, id) }, h("code", {}, id)));
+  const links = row.transactions.map((id) => {
+    const page = timelineOf("transaction", account, id);
+    return row.links.includes(`/${page}`) ? h("a", { href: page }, h("code", {}, id)) : h("code", {}, id);
+  });
   const parts = row.transactions.includes(row.subject) ? [] : [h("code", {}, row.subject), " "];
   return [...parts, links.flatMap((link, i) => (i === 0 ? [link] : [" ", link]))];
 }

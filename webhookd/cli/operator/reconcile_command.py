@@ -108,7 +108,10 @@ def exit_code(accounts: list[Json]) -> int:
 
 
 def csv_of(accounts: list[Json]) -> str:
-    """Returns a line for each difference and each reason, and one for each green day, in the order of the report."""
+    """Returns a line for each difference and each reason, and one for each green day, in the order of the report.
+
+    If the API left some out, a line with the kind `left out` has their number.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((*_HEADS, "to_do"))
@@ -120,6 +123,7 @@ def csv_of(accounts: list[Json]) -> str:
                 for row in day["differences"]
             ]
             rows += [["not known", "", "", "", "", "", "", reason] for reason in day["reasons"]]
+            rows += [["left out", "", "", "", "", "", "", more] for more in _left_out(day)]
             for row in rows or [[""] * 8]:
                 writer.writerow([cell(value) for value in (*head, *row)])
         found = one["subscriptions"]
@@ -138,6 +142,7 @@ def csv_of(accounts: list[Json]) -> str:
             for row in found["differences"]
         ]
         rows += [["not known", "", "subscriptions", "", "", "", "", reason] for reason in found["reasons"]]
+        rows += [["left out", "", "subscriptions", "", "", "", "", more] for more in _left_out(found)]
         for row in rows:
             writer.writerow([cell(value) for value in (*head, *row)])
     return text.getvalue()
@@ -178,12 +183,10 @@ def lines_of(day: Json, base: str) -> Iterator[str]:
         yield f"    {plain(row['to_do'])}"
         for link in row["links"]:
             yield f"    {base}{plain(link)}"
-    if (more := day["difference_count"] - len(day["differences"])) > 0:
-        yield f"  and {number_of(more, 'difference')} more"
     for reason in day["reasons"]:
         yield f"  not known yet: {plain(reason)}"
-    if (more := day["reason_count"] - len(day["reasons"])) > 0:
-        yield f"  and {number_of(more, 'reason')} more"
+    for more in _left_out(day):
+        yield f"  {more}"
 
 
 def subscription_lines(found: Json, base: str) -> Iterator[str]:
@@ -195,10 +198,17 @@ def subscription_lines(found: Json, base: str) -> Iterator[str]:
         yield f"  {plain(row['kind'])}: {plain(row['subscription_id'])}; {sides}"
         yield f"    {plain(row['to_do'])}"
         yield f"    {base}{plain(row['link'])}"
-    if (more := found["difference_count"] - len(found["differences"])) > 0:
-        yield f"  and {number_of(more, 'difference')} more"
     for reason in found["reasons"]:
         yield f"  not known yet: {plain(reason)}"
+    for more in _left_out(found):
+        yield f"  {more}"
+
+
+def _left_out(part: Json) -> Iterator[str]:
+    """Yields how many differences, and how many reasons, an answer of the API leaves out. Subscriptions have all reasons."""
+    for noun in ("difference", "reason"):
+        if (more := part.get(f"{noun}_count", 0) - len(part[f"{noun}s"])) > 0:
+            yield f"and {number_of(more, noun)} more"
 
 
 def _side(value: object) -> str:
