@@ -281,8 +281,8 @@ GUARDS = (
     Guard(
         "a webhook for which nobody asks any more is no alert for a day",
         "sql/queries/alerts.sql",
-        "interval '25 hours' AND a.held_until > now() - interval '1 hour' THEN",
-        "interval '25 hours' THEN",
+        "interval '25 hours' AND a.held_until > now() - interval '1 hour'",
+        "interval '25 hours'",
         "tests/integration/test_alerts.py::test_the_state_of_the_providers_side_becomes_conditions",
     ),
     Guard(

@@ -119,8 +119,8 @@ class SettlementStory:
             holds_end = self.clock.now() + 2 * self.own.rules.held_ends
             ends = self.clock.now() + AFTER
             while self.clock.now() < ends:
-                # A hold is too long after three days and ends after five, and what is held is listed once a day. So a pause of a day
-                # could skip all looks between.
+                # A hold is too long after three days and ends after five, and what is held is listed once a day. So a pause of
+                # a day could skip all looks between.
                 hours = (6, 22) if self.clock.now() < holds_end else (6, 30, 55)
                 self.clock.advance(timedelta(hours=self._dice.choice(hours)).total_seconds())
                 simulator.account(self.account)

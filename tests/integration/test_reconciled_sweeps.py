@@ -75,7 +75,7 @@ async def _check(seed: int, daemon: Daemon, connection: Connection, patch: pytes
     # The sweep has just begun, so a refund may be for a sale from before it.
     named = [one for one in planted if one.kind != "stray refund"]
     expected = wanted(told.own, named, told=True)
-    # What expired before the daily list of unsettled transactions was in no list.
+    # A sale that expired before the daily list of unsettled transactions was in no list.
     text = "SELECT transaction_id FROM provider_transactions WHERE account = $1"
     listed = {row["transaction_id"] for row in await connection.fetch(text, told.account)}
     for kind, subject in [*expected]:

@@ -34,7 +34,7 @@ async def test_a_batch_counts_nothing() -> None:
     assert await shop.drop("shop", None, unfinished=True, actor="ann", note="") == (1000, True)
     assert await shop.redrive("shop", None, actor="ann", note="") == (1000, True)
     await shop.pause("shop", actor="ann")
-    assert await shop.resume("shop") == (1000, True)
+    assert await shop.resume("shop") == (1000, False)
     await shop.drop("removed", None, unfinished=True, actor="ann", note="")
     assert asked.statements == [
         queries.cancel_replays,

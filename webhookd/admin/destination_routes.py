@@ -89,8 +89,8 @@ class ResumedDestination(DestinationSummary):
     more: Annotated[
         bool,
         Field(
-            description="There may be more such retries, because one call changes 10,000 at most. Call again when these are over: "
-            "each failed one spends an attempt."
+            description="There may be more such retries, because one call changes 10,000 at most. Call again when these are "
+            "over: each failed one spends an attempt."
         ),
     ]
 
