@@ -90,13 +90,19 @@ LIMIT :limit;
 
 -- name: decide_ping(id)!
 -- Decides a ping that is over, once: if the provider may have sent a sample, at most one held notification is the sample. The order is
--- that of sample_of_ping. Close the ping first: that waits for what is being held.
+-- that of sample_of_ping. Of one without a date, or with an old one, and one with a recent date, either may be the sample and the other
+-- real: then none is the sample, since it is better to process a sample than to lose an event. Close the ping first: that waits for what is
+-- being held.
 WITH ping AS (
     UPDATE webhookd.provider_pings SET decided_at = clock_timestamp()
     WHERE id = :id::uuid AND decided_at IS NULL AND closes_at <= clock_timestamp()
     RETURNING id, account, webhook_id, opened_at, sent
 ), likely AS (
-    SELECT t.id, t.body IS NULL AS sure
+    SELECT
+        t.id, t.body IS NULL AS sure,
+        count(*) OVER (PARTITION BY t.body IS NULL) <> count(*) FILTER (WHERE t.event_date > ping.opened_at - interval '14 days')
+            OVER (PARTITION BY t.body IS NULL)
+            AND bool_or(t.event_date > ping.opened_at - interval '14 days') OVER (PARTITION BY t.body IS NULL) AS unclear
     FROM webhookd.provider_tests t JOIN ping ON ping.id = t.ping AND ping.account = t.account
     WHERE ping.sent IS NOT FALSE
     ORDER BY
@@ -104,7 +110,7 @@ WITH ping AS (
         t.webhook_id IS DISTINCT FROM ping.webhook_id, t.event_date DESC NULLS LAST, t.received_at DESC, t.id
     LIMIT 1
 )
-UPDATE webhookd.provider_tests SET body = NULL, decided_at = now() WHERE id = (SELECT id FROM likely WHERE NOT sure);
+UPDATE webhookd.provider_tests SET body = NULL, decided_at = now() WHERE id = (SELECT id FROM likely WHERE NOT sure AND unclear IS NOT TRUE);
 
 -- name: held_for_ping(ping, limit)
 -- Returns held notifications of a ping that is decided: none of them is its sample.

@@ -1,15 +1,20 @@
 -- What a reconciliation of a settlement day reads. All statements of a day run in one snapshot.
 
--- name: settlement_frame(account, low)^
+-- name: settlement_frame(account, low, lowest)^
 -- Returns how far the sweep of an account has come. `known`: the account has, or had, API credentials. `unread`: since `low`, a batch
--- settled, or will, whose list was not read yet: its transactions may be in no list that webhookd knows.
+-- settled, or will, whose list was not read yet: its transactions may be in no list that webhookd knows. `unread_before`: the same since
+-- `lowest`, also if a list was not read to its end.
 SELECT
     now() AS now, s.swept_from, s.batches_listed_at, s.unsettled_at, s.time_zone,
     EXISTS (SELECT FROM webhookd.provider_accounts a WHERE a.account = :account) AS known,
     EXISTS (
         SELECT FROM webhookd.provider_batches b
         WHERE b.account = :account AND b.looked_at IS NULL AND (b.settled_at IS NULL OR b.settled_at >= :low)
-    ) AS unread
+    ) AS unread,
+    EXISTS (
+        SELECT FROM webhookd.provider_batches b
+        WHERE b.account = :account AND b.settled_at >= :lowest AND (b.looked_at IS NULL OR b.reasons <> '{}')
+    ) AS unread_before
 FROM (SELECT) AS one
 LEFT JOIN webhookd.provider_sweeps s ON s.account = :account;
 
@@ -188,12 +193,12 @@ SELECT day FROM webhookd.provider_days WHERE account = :account AND completeness
 -- name: captures_of_invoices(account, invoices, subscriptions, payments)
 -- Returns the settled charges that have the invoices of given ones, each once. Renewals share their subscription's invoice: beside a renewal,
 -- only the same payment and what is no renewal are returned.
-SELECT DISTINCT t.invoice_number, t.transaction_id, t.subscription_id, t.payment_number
+SELECT DISTINCT t.invoice_number, t.transaction_id, t.amount, t.submitted_at, t.subscription_id, t.payment_number
 FROM unnest(:invoices::text[], :subscriptions::text[], :payments::bigint[]) AS d (invoice_number, subscription_id, payment_number)
 JOIN webhookd.provider_transactions t ON t.account = :account AND t.invoice_number = d.invoice_number
 WHERE t.state = 'settled' AND coalesce(t.type, '') NOT LIKE 'refund%' AND (
     t.subscription_id IS NULL OR d.subscription_id IS NULL
-    OR (t.subscription_id = d.subscription_id AND t.payment_number IS NOT DISTINCT FROM d.payment_number)
+    OR (t.subscription_id = d.subscription_id AND t.payment_number = d.payment_number)
 );
 
 -- name: sales_of(account, transaction_ids)

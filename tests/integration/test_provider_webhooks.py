@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, TypeAlias
+from unittest.mock import AsyncMock
 
 import asyncpg
 import pytest
@@ -345,6 +346,10 @@ async def test_a_webhook_that_no_look_has_shown_for_long_is_unknown_and_a_bad_st
     assert (await looks_after("121 minutes")) == ("unknown", detail)
     assert noted == ["ok", "ok", "unknown", "unknown"]
     assert await watching.look() == "ok"
+    watching, usual = guardian(daemon, client, simulator, heal=False, every=86_400), watching
+    assert (await looks_after("26 hours"))[0] == "ok", "a guardian that looks once a day is not blind after one failed look"
+    watching = usual
+    assert await watching.look() == "ok"
     webhook.status = "inactive"
     assert await watching.look() == "inactive"
     assert (await looks_after("24 hours"))[0] == "inactive"
@@ -618,12 +623,19 @@ async def test_the_guardian_leaves_alone_what_is_missing_or_inactive_on_purpose(
 
 
 async def test_without_a_url_the_webhook_of_an_earlier_look_is_watched_and_else_nothing_is_asked(
-    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection
+    daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[str] = []
     nameless = Guardian(client, daemon.database, simulator.access(), daemon.receipts, LIMITS, heal=True, noted=noted.append)
     assert await nameless.look() == "unknown"
     assert noted == [], "nobody has set a webhook up, so no alert fires"
+    watching = guardian(daemon, client, simulator, noted=noted.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "webhooks", AsyncMock(side_effect=UnreadableAnswerError("the list is no list")))
+        for _ in range(2):
+            with pytest.raises(UnreadableAnswerError):
+                await watching.look()
+    assert noted == [], "nor if the list cannot be read"
     assert "WEBHOOKD_PUBLIC_URL" in str((await state(connection))[1])
     assert list(simulator.calls) == []
     webhook = simulator.register(url_of(daemon))

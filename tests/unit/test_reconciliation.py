@@ -51,6 +51,17 @@ def fact(number: str, status: str = "settledSuccessfully", batch_id: str | None 
     return Facts(number, status, AS_OF, batch_id=batch_id, **(given | values))
 
 
+def capture(
+    number: str,
+    subscription_id: str | None = None,
+    payment_number: int | None = None,
+    *,
+    amount: Decimal = FIVE,
+    submitted_at: datetime | None = SUBMITTED,
+) -> Capture:
+    return Capture(number, amount, submitted_at, subscription_id, payment_number)
+
+
 def statistic(facts: Sequence[Facts]) -> BatchStatistic:
     found = NONE
     for one in facts:
@@ -225,27 +236,43 @@ def test_an_invoice_that_was_captured_twice_is_named_with_both_transactions() ->
     twin = replace(SALE, id="2")
     assert found(SALE, twin) == [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
     assert report(SALE, twin).findings[0].transactions == ("1", "2")
-    assert found(SALE, captures={"A": {Capture("1"), Capture("77")}}) == [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
-    assert report(SALE, captures={"A": {Capture("1")}}).is_green
+    assert found(SALE, captures={"A": {capture("1"), capture("77")}}) == [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
+    assert report(SALE, captures={"A": {capture("1")}}).is_green
     assert report(replace(SALE, invoice_number=None), replace(twin, invoice_number=None)).is_green
     assert report(SALE, replace(REFUND, invoice_number="A")).is_green
 
 
 def test_renewals_share_an_invoice_and_only_the_same_payment_is_twice() -> None:
     renewals = [replace(SALE, id=str(number), subscription_id="77", payment_number=number) for number in (1, 2)]
-    assert report(*renewals, captures={"A": {Capture("1", "77", 1), Capture("2", "77", 2), Capture("9", "78", 1)}}).is_green
+    assert report(*renewals, captures={"A": {capture("1", "77", 1), capture("2", "77", 2), capture("9", "78", 1)}}).is_green
     twice = [(Kind.CAPTURED_TWICE, Books.PROVIDER, "A")]
     assert found(renewals[0], replace(renewals[1], payment_number=1)) == twice
-    again = {Capture("9", "77", 1), Capture("2", "77", 2)}
+    again = {capture("9", "77", 1), capture("2", "77", 2)}
     assert found(renewals[0], captures={"A": again}) == twice, "the same payment, on another day"
     assert report(renewals[0], captures={"A": again}).findings[0].transactions == ("1", "9")
 
 
+def test_of_renewals_whose_payment_has_no_number_none_is_twice() -> None:
+    renewal = replace(SALE, subscription_id="77")
+    assert report(renewal, replace(renewal, id="2"), captures={"A": {capture("9", "77")}}).is_green
+
+
+def test_a_renewal_and_a_sale_of_other_amounts_or_weeks_are_no_double() -> None:
+    renewal, sale = replace(SALE, id="1", subscription_id="77", payment_number=1), replace(SALE, id="2")
+    fee = replace(sale, amount=FIVE + 1)
+    first = replace(sale, submitted_at=SUBMITTED - timedelta(days=8))
+    for other in (fee, first, replace(sale, submitted_at=None)):
+        own = capture("2", amount=other.amount or FIVE, submitted_at=other.submitted_at)
+        assert report(renewal, captures={"A": {own}}).is_green
+        assert report(other, captures={"A": {capture("1", "77", 1)}}).findings == ()
+    assert not report(renewal, captures={"A": {capture("2", submitted_at=SUBMITTED - timedelta(days=7))}}).is_green
+
+
 def test_a_renewal_and_a_sale_with_one_invoice_are_named_on_both_days() -> None:
     renewal, sale = replace(SALE, id="1", subscription_id="77", payment_number=1), replace(SALE, id="2")
-    other = Capture("3", "77", 2)
+    other = capture("3", "77", 2)
     for day in ([renewal, sale], [renewal], [sale]):
-        result = report(*day, captures={"A": {Capture("1", "77", 1), Capture("2"), other}})
+        result = report(*day, captures={"A": {capture("1", "77", 1), capture("2"), other}})
         assert [one.kind for one in result.findings] == [Kind.CAPTURED_TWICE]
         assert result.findings[0].transactions == (("1", "2") if sale not in day else ("1", "2", "3"))
 

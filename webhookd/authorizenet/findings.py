@@ -43,8 +43,8 @@ _TO_DO = {
         "Look the transaction up in the Merchant Interface. If it is not there, no money moved: correct the shop's books."
     ),
     (Kind.NOT_SETTLED, Books.WEBHOOKD): (
-        "No money moved. Look in the Merchant Interface why the transaction is in no batch: charge or refund again if it "
-        "ended there, and ask Authorize.Net if it still waits."
+        "Look in the Merchant Interface why the transaction is in no batch. If it expired, was declined or was voided there, "
+        "no money moved: charge or refund again. If it still waits, ask Authorize.Net, and do not charge again."
     ),
     (Kind.AMOUNT_DIFFERS, Books.WEBHOOKD): (
         "Compare with the transaction's details: a partial capture settles less than the authorised amount."

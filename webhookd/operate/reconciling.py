@@ -145,7 +145,9 @@ class _Snapshot:
     async def frame(self, given: str | None) -> tuple[tzinfo, str]:
         """Reads how far the sweep has come, and returns the zone of the day with its name. `given`: a zone of the settings."""
         low = datetime.combine(self._day - 2 * _DAY, datetime.min.time(), UTC)
-        row = self._row = await queries.settlement_frame(self._connection, account=self._account, low=low)
+        row = self._row = await queries.settlement_frame(
+            self._connection, account=self._account, low=low, lowest=low - _SETTLES_WITHIN
+        )
         if not row["known"]:
             raise NotFoundError(f"no account {self._account} has API credentials")
         self.now = row["now"]
@@ -230,8 +232,14 @@ class _Snapshot:
         """
         low, high = self.begins - _SETTLES_WITHIN, self.ends - _SETTLES_WITHIN
         rows = await self._all(queries.unsettled_transactions, low=low, high=high, oldest=low - _CAPTURED_WITHIN)
-        if rows and self.lists_doubt:
-            self._doubts.append(self.lists_doubt)
+        doubt = self.lists_doubt
+        if self._row["unread_before"]:
+            doubt = (
+                doubt
+                or "transactions of webhookd are in no batch yet, and the list of an earlier batch was not read to its end"
+            )
+        if rows and doubt:
+            self._doubts.append(doubt)
             return []
         return [Unsettled(row["transaction_id"], row["state"], row["our_state"]) for row in rows]
 
@@ -254,13 +262,14 @@ class _Snapshot:
 
     async def _captures(self, facts: Sequence[Facts]) -> dict[str, set[Capture]]:
         found: dict[str, set[Capture]] = {}
-        if given := {(invoice, *one.payment) for invoice, own in captures_of(facts).items() for one in own}:
+        if given := {(invoice, *one.payment) for invoice, own in captures_of(facts).items() for one in own.values()}:
             invoices, subscriptions, payments = zip(*given, strict=True)
             rows = await self._all(
                 queries.captures_of_invoices, invoices=invoices, subscriptions=subscriptions, payments=payments
             )
             for row in rows:
-                one = Capture(row["transaction_id"], row["subscription_id"], row["payment_number"])
+                names = ("transaction_id", "amount", "submitted_at", "subscription_id", "payment_number")
+                one = Capture(*(row[name] for name in names))
                 found.setdefault(row["invoice_number"], set()).add(one)
         return found
 

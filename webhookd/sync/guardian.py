@@ -23,7 +23,7 @@ from webhookd.telemetry.logs import logger
 
 ACTOR = "guardian"
 _FAILED = "webhookd tried to heal it"
-_BLIND = timedelta(hours=2)  # without a look that showed the webhook; the alerts on the comparison wait as long
+_BLIND = 7200.0  # seconds without a look that showed the webhook; the alerts on the comparison wait as long
 
 
 class Guardian:
@@ -33,6 +33,7 @@ class Guardian:
     receipts, limits: for the notifications that come while a ping is open, see HeldNotifications.
     heal: whether to activate a webhook that became inactive. healed: is called after that, to close the gap in the events.
     noted: is called with the state that a look found.
+    every: the seconds between two looks.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Guardian:
         heal: bool,
         healed: Callable[[], Awaitable[object]] | None = None,
         noted: Callable[[str], object] = lambda _: None,
+        every: float = 300.0,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._client = client
@@ -55,6 +57,7 @@ class Guardian:
         self._heals = heal
         self._healed = healed
         self._noted = noted
+        self._blind = timedelta(seconds=max(_BLIND, 3 * every))  # one failed look of a slow guardian is no reason for an alert
         self._unreadable: str | None = None  # what was logged last of the webhooks that cannot be read
         self._records = WebhookRecords(database, access.account, ACTOR)
         held = HeldNotifications(self._records, receipts, *limits, client)
@@ -106,14 +109,19 @@ class Guardian:
 
     async def _note_blind(self, known: Known, reason: str) -> None:
         """Notes a look that did not show the webhook. If no look has for long, a good state is unknown; a bad one stays."""
-        if known.seen_at is not None and self._now() - known.seen_at < _BLIND:
-            self._noted(known.state or WebhookState.UNKNOWN)  # this replica may have taken over the account just now
+        if known.seen_at is not None and self._now() - known.seen_at < self._blind:
+            self._tell_state(WebhookState(known.state or "unknown"), known)  # this replica may have just taken over the account
         elif known.seen_at is not None and known.state not in (None, WebhookState.OK):
             await self._note(Found(WebhookState(known.state), None, known.detail, ()), known)  # so that its alert goes on
         else:
             since = "yet" if known.seen_at is None else f"since {known.seen_at:%Y-%m-%d %H:%M} UTC"
             detail = f"webhookd has not seen the webhook {since}: {reason}"
             await self._note(Found(WebhookState.UNKNOWN, None, detail, ()), known)
+
+    def _tell_state(self, state: WebhookState, known: Known) -> None:
+        """Sets the metric, which raises an alert. There is none for a webhook that nobody has set up yet."""
+        if state is not WebhookState.UNKNOWN or known.webhook_id is not None:
+            self._noted(state)
 
     async def _is_there(self, webhook_id: str) -> bool:
         try:
@@ -142,8 +150,7 @@ class Guardian:
         except ConflictError as error:
             logger.info("a look at the webhook is not noted", account=self._account, reason=str(error))
             return  # the next look finds what the other process made
-        if found.state is not WebhookState.UNKNOWN or known.webhook_id is not None:  # else nobody has set it up yet
-            self._noted(found.state)
+        self._tell_state(found.state, known)
         if before != found.state:
             good = found.state is WebhookState.OK
             logger.log(

@@ -154,6 +154,7 @@ class SyncRole:
                 heal=plan.guardian == "heal",
                 healed=lambda: closer.close(self._database.now().date()),
                 noted=partial(self._metrics.note_webhook, plan.access.account),
+                every=plan.guardian_every,
             )
             jobs.append(Job("guardian", plan.guardian_every, guardian.look))
         if plan.settlement_every > 0:

@@ -102,7 +102,7 @@ function storyPanel(found) {
   const state = found.webhook_state;
   const refused = found.credentials === "refused";
   const late = !found.held || found.uncompared;
-  const well = state === "ok" || (state === "unknown" && !found.webhook_seen_at);
+  const well = state === "ok" || (state === "unknown" && !found.webhook_id);
   const tone = refused || !(well || state === "doubled") ? "bad" : found.days_not_whole || !well || late ? "warn" : "good";
   return h(
     "section",

@@ -132,7 +132,7 @@ function unattended({ account, unattended: recently }) {
   ];
 }
 
-function providersSide({ account, webhook_state: state, webhook_seen_at: seen, credentials, uncompared, days_not_whole: days }) {
+function providersSide({ account, webhook_state: state, webhook_id: known, credentials, uncompared, days_not_whole: days }) {
   const link = { href: href(["provider", account]), label: "See why" };
   return [
     named(WEBHOOKS, state) !== state && {
@@ -141,7 +141,7 @@ function providersSide({ account, webhook_state: state, webhook_seen_at: seen, c
       link,
     },
     state === "unknown" &&
-      seen && {
+      known && {
         tone: "bad",
         text: `The webhook of ${account} is not known, so it may get nothing.`,
         link,
