@@ -16,8 +16,9 @@ from webhookd.simulate import PERSONAL
 
 _SEEDS = 1_000
 _AT_ONCE = 5  # seeds of a case
+_SHORT = (0, 560)  # with 562, a batch settles between the list of the batches and that of its transactions
 _CASES = [
-    pytest.param(first, id=f"{first}-{first + _AT_ONCE - 1}", marks=[pytest.mark.long] if first else [])
+    pytest.param(first, id=f"{first}-{first + _AT_ONCE - 1}", marks=[] if first in _SHORT else [pytest.mark.long])
     for first in range(0, _SEEDS, _AT_ONCE)
 ]
 _COLUMNS = """

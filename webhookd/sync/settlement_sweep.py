@@ -23,7 +23,7 @@ from webhookd.authorizenet.api.errors import (
 from webhookd.authorizenet.api.operations import ForbiddenCallError
 from webhookd.authorizenet.api.results import Batch, TransactionRow
 from webhookd.authorizenet.batches import FINAL, check
-from webhookd.authorizenet.settlement import Facts, merge, of_details, of_row
+from webhookd.authorizenet.settlement import Facts, State, merge, of_details, of_row, state_of
 from webhookd.store.database import Database
 from webhookd.store.provider_facts import FactStore
 from webhookd.store.settlement_store import SettlementStore, Sweep, Unread
@@ -40,6 +40,8 @@ _BATCHES = 20  # batches that one run reads
 _ALONE = 100  # transactions that one run asks for by their ids
 _ROWS = 500  # rows of a list that are recorded together
 _NO_ANSWER = (RecordNotFoundError, CallRejectedError, UnreadableAnswerError, ForbiddenCallError)
+
+_SETTLED = (State.SETTLED, State.REFUND_SETTLED, State.SETTLEMENT_FAILED)
 
 
 class _Daily(Enum):
@@ -167,7 +169,9 @@ class SettlementSweep:
         complete = True
         try:
             async for some in _chunks(self._client.batch_transactions(batch.id)):
-                rows += await self._record(some, now, batch)
+                known = [row for row in some if not _is_ahead(row, batch)]
+                complete = complete and len(known) == len(some)
+                rows += await self._record(known, now, batch)
         except (ListMovedError, *_NO_ANSWER) as error:
             complete = False
             logger.warning("a batch could not be read to its end", account=self._account, batch=batch.id, problem=str(error))
@@ -234,6 +238,12 @@ class SettlementSweep:
             return of_details(await self._client.transaction_summary(transaction_id), now)
         except _NO_ANSWER:
             return None
+
+
+def _is_ahead(row: TransactionRow, batch: Batch) -> bool:
+    """Returns whether a batch settled after it was listed. Its next reading has the time of that, which events need."""
+    is_pending = batch.settled_at is None and batch.settlement_state.casefold() not in FINAL
+    return is_pending and state_of(row.status) in _SETTLED
 
 
 async def _chunks(rows: AsyncIterator[TransactionRow]) -> AsyncIterator[list[TransactionRow]]:
