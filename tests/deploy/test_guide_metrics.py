@@ -14,6 +14,7 @@ pytestmark = pytest.mark.xdist_group("prometheus")
 EMPTY = {
     "webhookd_tls_certificate_expiry_timestamp_seconds": "the daemon here has no certificate of its own",
     "webhookd_spans_total": "tracing is off",
+    "webhookd_provider_webhook_state": "nobody has set up a webhook here",
     "webhookd_destination_filter_failures_total": "no filter of a destination fails here",
 }
 

@@ -625,17 +625,17 @@ async def test_the_guardian_leaves_alone_what_is_missing_or_inactive_on_purpose(
 async def test_without_a_url_the_webhook_of_an_earlier_look_is_watched_and_else_nothing_is_asked(
     daemon: Daemon, client: ProviderClient, simulator: Simulator, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted: list[str] = []
+    noted: list[str | None] = []
     nameless = Guardian(client, daemon.database, simulator.access(), daemon.receipts, LIMITS, heal=True, noted=noted.append)
     assert await nameless.look() == "unknown"
-    assert noted == [], "nobody has set a webhook up, so no alert fires"
+    assert noted == [None], "nobody has set a webhook up, so no alert fires"
     watching = guardian(daemon, client, simulator, noted=noted.append)
     with monkeypatch.context() as patch:
         patch.setattr(client, "webhooks", AsyncMock(side_effect=UnreadableAnswerError("the list is no list")))
         for _ in range(2):
             with pytest.raises(UnreadableAnswerError):
                 await watching.look()
-    assert noted == [], "nor if the list cannot be read"
+    assert noted == [None] * 3, "nor if the list cannot be read"
     assert "WEBHOOKD_PUBLIC_URL" in str((await state(connection))[1])
     assert list(simulator.calls) == []
     webhook = simulator.register(url_of(daemon))

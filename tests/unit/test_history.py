@@ -116,7 +116,8 @@ class Restless:
         pages = self.passes[-1]
         kind = self.changes.get(self.calls, "")
         self.calls += 1
-        if kind == "empty" and len(pages) == 1 and len(pages[0]) < FEW:
+        hides = kind == "empty" or (self.short and kind in ("remove", "swap", "shuffle"))
+        if hides and len(pages) == 1 and len(pages[0]) < FEW:
             kind = ""  # a short page with an empty page after it is a whole list: only a later look finds this mistake
         if kind:
             self.changed.append(len(self.passes))

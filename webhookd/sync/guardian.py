@@ -32,7 +32,7 @@ class Guardian:
     access: names the account, and the webhook's URL. If no setting names the URL, the id of an earlier look decides.
     receipts, limits: for the notifications that come while a ping is open, see HeldNotifications.
     heal: whether to activate a webhook that became inactive. healed: is called after that, to close the gap in the events.
-    noted: is called with the state that a look found.
+    noted: is called with the state that a look found, or None if nobody has set a webhook up yet.
     every: the seconds between two looks.
     """
 
@@ -46,7 +46,7 @@ class Guardian:
         *,
         heal: bool,
         healed: Callable[[], Awaitable[object]] | None = None,
-        noted: Callable[[str], object] = lambda _: None,
+        noted: Callable[[str | None], object] = lambda _: None,
         every: float = 300.0,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -119,9 +119,8 @@ class Guardian:
             await self._note(Found(WebhookState.UNKNOWN, None, detail, ()), known)
 
     def _tell_state(self, state: WebhookState, known: Known) -> None:
-        """Sets the metric, which raises an alert. There is none for a webhook that nobody has set up yet."""
-        if state is not WebhookState.UNKNOWN or known.webhook_id is not None:
-            self._noted(state)
+        """Sets the metric, which raises an alert. No state is told of a webhook that nobody has set up yet."""
+        self._noted(state if state is not WebhookState.UNKNOWN or known.webhook_id is not None else None)
 
     async def _is_there(self, webhook_id: str) -> bool:
         try:

@@ -92,8 +92,8 @@ class ProviderMetrics:
             registry=registry,
         )
 
-    def note_webhook(self, account: str, state: str) -> None:
-        """Sets the state of an account's webhook."""
+    def note_webhook(self, account: str, state: str | None) -> None:
+        """Sets the state of an account's webhook. None: nobody has set one up yet."""
         for one in WEBHOOK_STATES:
             self.webhook_state.labels(account, one).set(one == state)
 
