@@ -119,7 +119,7 @@ class Guardian:
             await self._note(Found(WebhookState.UNKNOWN, None, detail, ()), known)
 
     def _tell_state(self, state: WebhookState, known: Known) -> None:
-        """Sets the metric, which raises an alert. No state is told of a webhook that nobody has set up yet."""
+        """Sets the metric, which raises an alert. A webhook that nobody has set up yet has no state there."""
         self._noted(state if state is not WebhookState.UNKNOWN or known.webhook_id is not None else None)
 
     async def _is_there(self, webhook_id: str) -> bool:
