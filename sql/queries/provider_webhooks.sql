@@ -61,7 +61,8 @@ SELECT id FROM known UNION ALL SELECT id FROM kept LIMIT 1;
 
 -- name: sample_of_ping(ping)^
 -- Returns the sample that a ping brought, or, if the ping is not decided, what is likely the sample; or no row.
--- What has no date, or one from before all retries of the provider, comes first: no real notification has (see provider_pings.py).
+-- A notification without a date, or with a date more than 14 days before the ping, comes first: the provider repeats no real notification for
+-- so long.
 SELECT t.notification_id, t.event_type, t.webhook_id, t.key_fingerprint
 FROM webhookd.provider_tests t JOIN webhookd.provider_pings p ON p.id = t.ping AND p.account = t.account
 WHERE p.id = :ping::uuid

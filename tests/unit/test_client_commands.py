@@ -293,7 +293,7 @@ async def test_an_api_of_the_release_before_names_no_consumers(api: AdminApi) ->
 
 def test_the_table_of_listen_obeys_no_markup_of_an_event() -> None:
     board = Board("to http://[fe80::1]:3000")
-    board.add(Sent(1, event(1, event_type="[/x]", entity_id="[link=https://evil.test]6001[/link]"), b"{}"))
+    board.add(Sent(1, event(1, event_type="[/x]", entity_id="[link=https://evil.test]6001[/link]"), b"{}", "webhook"))
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
     console.print(board)
     shown = console.file.getvalue()  # type: ignore[attr-defined]

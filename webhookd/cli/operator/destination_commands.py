@@ -209,11 +209,7 @@ def resume(name: Name, url: options.Url = None, folder: Folder = FOLDER, as_json
 
     For example: `webhookd destinations resume shop`.
     """
-
-    async def work(api: Api) -> Json:
-        return await api.post("destinations", name, "resume", body={})
-
-    row = with_api(url, folder, work)
+    row = with_api(url, folder, lambda api: api.post("destinations", name, "resume", body={}))
     if as_json:
         tell_json(row)
     else:

@@ -32,7 +32,7 @@ class Sent:
     number: int
     event: Json
     body: bytes | None
-    origin: str = "webhook"
+    origin: str
     attempts: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     answer: Answer | None = None
